@@ -1,0 +1,1 @@
+//! Ways to reach a guest's RAM. The only folder of this crate with `unsafe` code: mapping and ioctls.

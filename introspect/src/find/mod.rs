@@ -1,0 +1,1 @@
+//! Finds the kernel in raw memory, with no symbols and no registers.

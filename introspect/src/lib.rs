@@ -1,0 +1,22 @@
+//! Looks into a running virtual machine, or a dump of one, from outside it.
+//!
+//! From bottom to top: a *backend* copies guest RAM out ([`GuestMemory`]); an [`AddressSpace`] adds a page-table root;
+//! [`find`] locates the kernel with no symbols and yields a [`linux::Kernel`]; a [`linux::View`] rebuilds kernel objects.
+//! [`observe`] makes a look at a running guest consistent.
+//!
+//! *Trusts*: the hypervisor and the admin's own profile files. Nothing that the guest wrote.
+//! *Never*: writes to a guest, lends a slice over its live memory, follows an unbounded loop.
+
+pub mod addr;
+pub mod backend;
+pub mod find;
+pub mod linux;
+pub mod memory;
+pub mod paging;
+pub mod partial;
+pub mod space;
+
+pub use addr::{Gfn, Gpa, GpaRange, Gva};
+pub use memory::{GuestMemory, ReadError, SharedMemory};
+pub use partial::{Gap, GapReason, Partial};
+pub use space::{AccessError, AddressSpace};

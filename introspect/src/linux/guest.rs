@@ -1,0 +1,77 @@
+//! The attached guest: what [`crate::find`] established once, and the entrance to every look.
+
+use super::View;
+use crate::paging::Root;
+use crate::{Gpa, Gva, SharedMemory};
+use lynceus_profiles::{Profile, ProfileError};
+use std::sync::Arc;
+
+/// A kernel found in guest memory. Immutable while it runs; a reboot makes another.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Symbols and types of the build.
+    pub profile: Arc<Profile>,
+    /// What KASLR added to every link-time kernel address (a multiple of 2 MiB).
+    pub slide: u64,
+    /// Guest-physical address of `_text`.
+    pub text: Gpa,
+    /// The kernel's own page tables (`init_top_pgt`).
+    pub root: Root,
+    /// Offsets that the views need, resolved once.
+    pub layouts: Layouts,
+}
+
+/// One entry a view: the offsets it needs, or what this kernel lacks (that view alone is then unavailable).
+#[derive(Clone, Debug)]
+pub struct Layouts {}
+
+impl Layouts {
+    /// Resolves every view's layout. Never fails as a whole.
+    pub fn resolve(_profile: &Profile) -> Layouts {
+        Layouts {}
+    }
+}
+
+/// What a view's layout is before it is used.
+pub type Resolved<L> = Result<L, ProfileError>;
+
+impl Kernel {
+    /// Run-time address of a kernel symbol. Per-CPU symbols that are zero-based stay so.
+    pub fn symbol(&self, name: &str) -> Result<Gva, ProfileError> {
+        self.profile.symbol(name).map(|address| self.slid(address))
+    }
+    /// The run-time address of a link-time address: only the kernel image itself moves.
+    pub fn slid(&self, link_address: u64) -> Gva {
+        const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+        Gva(if link_address >= KERNEL_MAP { link_address.wrapping_add(self.slide) } else { link_address })
+    }
+    /// The link-time address of a run-time address.
+    pub fn unslid(&self, at: Gva) -> u64 {
+        at.0.wrapping_sub(self.slide)
+    }
+}
+
+/// A Linux guest that has been attached to.
+pub struct LinuxGuest {
+    memory: SharedMemory,
+    kernel: Kernel,
+}
+
+impl LinuxGuest {
+    /// Joins memory and the kernel found in it.
+    pub fn new(memory: SharedMemory, kernel: Kernel) -> Self {
+        LinuxGuest { memory, kernel }
+    }
+    /// What was found at attach.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+    /// The memory looked at.
+    pub fn memory(&self) -> &SharedMemory {
+        &self.memory
+    }
+    /// A plain look, for memory that does not move: a dump or a paused guest.
+    pub fn view(&self) -> View<'_> {
+        View::new(&*self.memory, &self.kernel)
+    }
+}
