@@ -1,6 +1,7 @@
 //! The attached guest: what [`crate::find`] established once, and the entrance to every look.
 
 use super::View;
+use super::path::PathLayout;
 use crate::paging::Root;
 use crate::{Gpa, Gva, SharedMemory};
 use lynceus_profiles::{Profile, ProfileError};
@@ -23,12 +24,15 @@ pub struct Kernel {
 
 /// One entry a view: the offsets it needs, or what this kernel lacks (that view alone is then unavailable).
 #[derive(Clone, Debug)]
-pub struct Layouts {}
+pub struct Layouts {
+    /// Paths of files and mounts.
+    pub path: Resolved<PathLayout>,
+}
 
 impl Layouts {
     /// Resolves every view's layout. Never fails as a whole.
-    pub fn resolve(_profile: &Profile) -> Layouts {
-        Layouts {}
+    pub fn resolve(profile: &Profile) -> Layouts {
+        Layouts { path: PathLayout::resolve(profile) }
     }
 }
 

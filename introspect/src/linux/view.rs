@@ -1,20 +1,23 @@
 //! One look: kernel objects rebuilt from memory. Each kernel subsystem adds its own `impl View` in its own file.
 
 use super::Kernel;
+use super::path::PathCache;
+use super::record::decode;
 use crate::paging::Root;
 use crate::{AccessError, AddressSpace, Gpa, GuestMemory, Gva};
-use lynceus_profiles::{Field, FieldKind};
+use lynceus_profiles::Field;
 
 /// One look at a guest: memory, the kernel in it, and a translation cache that lives as long as the look.
 pub struct View<'a> {
     kernel: &'a Kernel,
     space: AddressSpace<'a>,
+    paths: PathCache,
 }
 
 impl<'a> View<'a> {
     /// A look at `memory` with what is known of its kernel.
     pub fn new(memory: &'a dyn GuestMemory, kernel: &'a Kernel) -> Self {
-        View { kernel, space: AddressSpace::new(memory, kernel.root) }
+        View { kernel, space: AddressSpace::new(memory, kernel.root), paths: PathCache::default() }
     }
     /// What was found at attach.
     pub fn kernel(&self) -> &'a Kernel {
@@ -23,6 +26,10 @@ impl<'a> View<'a> {
     /// The kernel's address space.
     pub fn space(&self) -> &AddressSpace<'a> {
         &self.space
+    }
+    /// Paths built so far in this look.
+    pub(crate) fn path_cache(&self) -> &PathCache {
+        &self.paths
     }
     /// A process's address space, from the guest-physical address of its `mm->pgd`.
     pub fn user_space(&self, table: Gpa) -> AddressSpace<'a> {
@@ -54,19 +61,7 @@ impl<'a> View<'a> {
         if let Some(buf) = buf.get_mut(..width) {
             self.space.read(base.field(field.offset), buf)?;
         }
-        let raw = u64::from_le_bytes(buf);
-        let (shift, bits) = match field.bits {
-            Some((shift, bits)) => (u32::from(shift), u32::from(bits)),
-            None => (0, field.size.min(8).saturating_mul(8)),
-        };
-        let value = raw.checked_shr(shift).unwrap_or(0);
-        let unused = 64u32.saturating_sub(bits.clamp(1, 64));
-        Ok(match field.kind {
-            FieldKind::Integer { signed: true } => {
-                ((value << unused).cast_signed() >> unused).cast_unsigned()
-            }
-            _ => value << unused >> unused,
-        })
+        Ok(decode(&buf, field))
     }
     /// A NUL-terminated string of at most `max_bytes`, read no further than the page that ends it.
     /// Bytes that are not UTF-8 become U+FFFD; without a NUL it ends at `max_bytes`.

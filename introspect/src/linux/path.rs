@@ -1,0 +1,391 @@
+//! Paths as the kernel's `d_path` prints them: from a mount and a dentry, across mount points, up to a root.
+//!
+//! *Trusts*: nothing. Parents and mounts may run in circles, names may have no end; both are bounded.
+//! *Never*: escapes anything. A name is returned as the guest wrote it, with U+FFFD where it is not UTF-8.
+//!
+//! Layouts: `include/linux/dcache.h`, `fs/mount.h`, `include/linux/mount.h`; algorithm `fs/d_path.c` (Linux 5.10 to 7.2).
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use super::record::{Record, Span};
+use super::{Resolved, View};
+use crate::{AccessError, GapReason, Gva};
+use lynceus_profiles::{Field, FieldKind, Profile, ProfileError};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Longest name of one directory entry (`NAME_MAX`).
+const MAX_NAME_BYTES: u32 = 255;
+/// Longest path returned; the kernel itself gives up at one page.
+const MAX_PATH_BYTES: usize = 16 << 10;
+/// Most directories and mounts on the way to a root.
+const MAX_STEPS: u64 = 8 << 10;
+/// Most text that one look's cache holds.
+const MAX_CACHE_BYTES: usize = 8 << 20;
+
+/// Where the walk from a dentry upwards ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// At the root asked for.
+    Root,
+    /// At the top of a mount namespace, without meeting the root asked for.
+    Namespace,
+    /// At the top of a mount that belongs to no namespace: unmounted, or not yet mounted.
+    Detached,
+    /// At a directory that its mount does not contain.
+    Escaped,
+}
+
+/// A directory: a mount (`struct vfsmount`) and a dentry in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PathAt {
+    /// Address of the `struct vfsmount`.
+    pub mount: Gva,
+    /// Address of the `struct dentry`.
+    pub dentry: Gva,
+}
+
+/// Members of dentries, mounts and what names pseudo files.
+#[derive(Clone, Debug)]
+pub struct PathLayout {
+    dentry: Span,
+    hash: Field,
+    parent: Field,
+    name_len: Field,
+    name: Field,
+    inline_name: Field,
+    inode: Field,
+    operations: Field,
+    super_block: Field,
+    fs_data: Field,
+    dname: Field,
+    pub(crate) mount_embedded: Field,
+    mount: Span,
+    mount_parent: Field,
+    mount_point: Field,
+    mount_root: Field,
+    mount_ns: Field,
+    inode_number: Field,
+    inode_private: Field,
+    fs_type: Field,
+    fs_name: Field,
+    ns_operations: Field,
+    ns_name: Field,
+    /// Since 6.9 the inode of a namespace file leads to the namespace; before, its dentry names the kind.
+    ns_by_inode: bool,
+}
+
+/// Paths already built in this look.
+#[derive(Default)]
+pub(crate) struct PathCache {
+    paths: RefCell<HashMap<PathAt, String>>,
+    bytes: std::cell::Cell<usize>,
+}
+
+impl PathLayout {
+    pub(crate) fn resolve(profile: &Profile) -> Resolved<Self> {
+        let dentry = |path| profile.field("dentry", path);
+        let mount = |path| profile.field("mount", path);
+        let hash = dentry("d_hash.pprev")?;
+        let inline_name = dentry("d_shortname.string").or_else(|_| dentry("d_iname"))?;
+        let (parent, name_len, name) = (dentry("d_parent")?, dentry("d_name.len")?, dentry("d_name.name")?);
+        let (inode, operations, super_block) = (dentry("d_inode")?, dentry("d_op")?, dentry("d_sb")?);
+        let (mount_parent, mount_point) = (mount("mnt_parent")?, mount("mnt_mountpoint")?);
+        let mount_root = mount("mnt.mnt_root")?;
+        Ok(PathLayout {
+            dentry: Span::of(&[hash, parent, name_len, name, inline_name, inode, operations, super_block]),
+            hash,
+            parent,
+            name_len,
+            name,
+            inline_name,
+            inode,
+            operations,
+            super_block,
+            fs_data: dentry("d_fsdata")?,
+            dname: profile.field("dentry_operations", "d_dname")?,
+            mount_embedded: mount("mnt")?,
+            mount: Span::of(&[mount_parent, mount_point, mount_root]),
+            mount_parent,
+            mount_point,
+            mount_root,
+            mount_ns: mount("mnt_ns")?,
+            inode_number: profile.field("inode", "i_ino")?,
+            inode_private: profile.field("inode", "i_private")?,
+            fs_type: profile.field("super_block", "s_type")?,
+            fs_name: profile.field("file_system_type", "name")?,
+            ns_operations: profile.field("ns_common", "ops")?,
+            ns_name: profile.field("proc_ns_operations", "name")?,
+            ns_by_inode: profile.field("ns_common", "stashed")?.kind == FieldKind::Pointer,
+        })
+    }
+}
+
+impl<'a> View<'a> {
+    /// The path of a file (`struct path`'s two members) as `/proc/PID/fd` and `/proc/PID/maps` show it to a reader at the
+    /// root of the file's mount namespace: `" (deleted)"` where unlinked, `socket:[N]` and the like for files without
+    /// a place in a tree.
+    ///
+    /// Like the kernel, it does not mark a path whose mount is detached: see [`View::path_below`] for that.
+    pub fn path(&self, mount: Gva, dentry: Gva) -> Result<String, GapReason> {
+        let at = PathAt { mount, dentry };
+        if let Some(known) = self.path_cache().paths.borrow().get(&at) {
+            return Ok(known.clone());
+        }
+        let text = self.build_path(at)?;
+        self.path_cache().keep(at, &text);
+        Ok(text)
+    }
+
+    /// The path of `at` as seen from `root` (`None`: from the top of its mount namespace), and where the walk ended.
+    /// Neither deleted nor pseudo files are treated specially.
+    pub fn path_below(&self, at: PathAt, root: Option<PathAt>) -> Result<(String, Reach), GapReason> {
+        let layout = self.path_layout()?;
+        let mut walk = Walk::new(self, layout, at)?;
+        let reach = walk.up(root)?;
+        Ok((walk.finish(reach, ""), reach))
+    }
+
+    /// The path of `dentry` within its own file system, whatever is mounted where: `dentry_path` in the kernel.
+    pub fn path_within_fs(&self, dentry: Gva) -> Result<String, GapReason> {
+        let layout = self.path_layout()?;
+        let (mut text, mut at, mut guard) = (Text::default(), dentry, Brent::default());
+        loop {
+            let entry = self.record(at, layout.dentry)?;
+            let parent = entry.pointer(layout.parent)?;
+            if parent == at {
+                let suffix = if text.is_empty() { "/" } else { "" };
+                return Ok(text.finish(suffix));
+            }
+            text.prepend(&dentry_name(self, layout, &entry)?)?;
+            at = parent;
+            guard.step((at.0, 0))?;
+        }
+    }
+
+    fn path_layout(&self) -> Result<&'a PathLayout, ProfileError> {
+        self.kernel().layouts.path.as_ref().map_err(Clone::clone)
+    }
+
+    fn build_path(&self, at: PathAt) -> Result<String, GapReason> {
+        let layout = self.path_layout()?;
+        let mut walk = Walk::new(self, layout, at)?;
+        let is_root = walk.entry.pointer(layout.parent)? == at.dentry;
+        let operations = walk.entry.pointer(layout.operations)?;
+        if !operations.is_null() && !(is_root && walk.mount.root == at.dentry) {
+            let named_by = self.integer(operations, layout.dname)?;
+            if named_by != 0 {
+                return pseudo_name(self, layout, &walk.entry);
+            }
+        }
+        let unlinked = walk.entry.integer(layout.hash)? == 0 && !is_root;
+        let reach = walk.up(None)?;
+        Ok(walk.finish(reach, if unlinked { " (deleted)" } else { "" }))
+    }
+}
+
+impl PathCache {
+    fn keep(&self, at: PathAt, text: &str) {
+        let bytes = self.bytes.get().saturating_add(text.len()).saturating_add(64);
+        if bytes <= MAX_CACHE_BYTES {
+            self.bytes.set(bytes);
+            self.paths.borrow_mut().insert(at, text.to_owned());
+        }
+    }
+}
+
+/// The three members of a mount that the way up needs.
+#[derive(Clone, Copy)]
+struct MountEdge {
+    parent: Gva,
+    point: Gva,
+    root: Gva,
+}
+
+/// A walk from a dentry towards a root: `__prepend_path` of `fs/d_path.c`.
+struct Walk<'v, 'a> {
+    view: &'v View<'a>,
+    layout: &'v PathLayout,
+    mount_at: Gva,
+    mount: MountEdge,
+    dentry: Gva,
+    entry: Record<'v, 'a>,
+    text: Text,
+    guard: Brent,
+}
+
+impl<'v, 'a> Walk<'v, 'a> {
+    fn new(view: &'v View<'a>, layout: &'v PathLayout, at: PathAt) -> Result<Self, GapReason> {
+        let mount_at = container(at.mount, layout.mount_embedded)?;
+        Ok(Walk {
+            view,
+            layout,
+            mount_at,
+            mount: mount_edge(view, layout, mount_at)?,
+            dentry: at.dentry,
+            entry: view.record(at.dentry, layout.dentry)?,
+            text: Text::default(),
+            guard: Brent::default(),
+        })
+    }
+
+    fn up(&mut self, root: Option<PathAt>) -> Result<Reach, GapReason> {
+        let layout = self.layout;
+        loop {
+            let here =
+                PathAt { mount: self.mount_at.field(layout.mount_embedded.offset), dentry: self.dentry };
+            if root == Some(here) {
+                return Ok(Reach::Root);
+            }
+            if self.dentry == self.mount.root {
+                if self.mount.parent == self.mount_at {
+                    return self.top();
+                }
+                let point = self.mount.point;
+                self.mount_at = self.mount.parent;
+                self.mount = mount_edge(self.view, layout, self.mount_at)?;
+                self.enter(point)?;
+                continue;
+            }
+            let parent = self.entry.pointer(layout.parent)?;
+            if parent == self.dentry {
+                return Ok(Reach::Escaped);
+            }
+            self.text.prepend(&dentry_name(self.view, layout, &self.entry)?)?;
+            self.enter(parent)?;
+        }
+    }
+
+    fn enter(&mut self, dentry: Gva) -> Result<(), GapReason> {
+        self.guard.step((self.mount_at.0, dentry.0))?;
+        self.dentry = dentry;
+        // The root of a mount is only compared, never read: its name is the mount point's.
+        if dentry != self.mount.root {
+            self.entry = self.view.record(dentry, self.layout.dentry)?;
+        }
+        Ok(())
+    }
+
+    /// `is_mounted` and `is_anon_ns` of `fs/mount.h`: an error pointer is what unmounting leaves.
+    fn top(&self) -> Result<Reach, GapReason> {
+        let namespace = self.view.integer(self.mount_at, self.layout.mount_ns)?;
+        let is_error = namespace > u64::MAX - 4096;
+        Ok(if namespace == 0 || is_error { Reach::Detached } else { Reach::Namespace })
+    }
+
+    fn finish(self, reach: Reach, suffix: &str) -> String {
+        let text = if reach == Reach::Escaped { Text::default() } else { self.text };
+        let slash = if text.is_empty() { "/" } else { "" };
+        text.finish(slash) + suffix
+    }
+}
+
+/// What `d_dname` prints: `fs/pipe.c`, `net/socket.c`, `fs/nsfs.c`, `fs/anon_inodes.c`, `fs/pidfs.c`, and for the rest
+/// (memfd, shared memory) `simple_dname` of `fs/d_path.c`.
+fn pseudo_name(view: &View<'_>, layout: &PathLayout, entry: &Record<'_, '_>) -> Result<String, GapReason> {
+    let name = || dentry_name(view, layout, entry).map(|name| String::from_utf8_lossy(&name).into_owned());
+    let inode = entry.pointer(layout.inode)?;
+    let number = || view.integer(inode, layout.inode_number);
+    let fs_type = Gva(view.integer(entry.pointer(layout.super_block)?, layout.fs_type)?);
+    let fs_name = Gva(view.integer(fs_type, layout.fs_name)?);
+    Ok(match view.string(fs_name, 32)?.as_str() {
+        "sockfs" => format!("socket:[{}]", number()?),
+        "pipefs" => format!("pipe:[{}]", number()?),
+        "anon_inodefs" => format!("anon_inode:{}", name()?),
+        "pidfs" => "anon_inode:[pidfd]".to_owned(),
+        "nsfs" => format!("{}:[{}]", namespace_kind(view, layout, entry.base(), inode)?, number()?),
+        _ => format!("/{} (deleted)", name()?),
+    })
+}
+
+fn namespace_kind(
+    view: &View<'_>,
+    layout: &PathLayout,
+    dentry: Gva,
+    inode: Gva,
+) -> Result<String, AccessError> {
+    let operations = if layout.ns_by_inode {
+        let namespace = Gva(view.integer(inode, layout.inode_private)?);
+        view.integer(namespace, layout.ns_operations)?
+    } else {
+        view.integer(dentry, layout.fs_data)?
+    };
+    let name = view.integer(Gva(operations), layout.ns_name)?;
+    view.string(Gva(name), 32)
+}
+
+fn mount_edge(view: &View<'_>, layout: &PathLayout, mount: Gva) -> Result<MountEdge, GapReason> {
+    let record = view.record(mount, layout.mount)?;
+    Ok(MountEdge {
+        parent: record.pointer(layout.mount_parent)?,
+        point: record.pointer(layout.mount_point)?,
+        root: record.pointer(layout.mount_root)?,
+    })
+}
+
+fn dentry_name(view: &View<'_>, layout: &PathLayout, entry: &Record<'_, '_>) -> Result<Vec<u8>, GapReason> {
+    let length = entry.u32(layout.name_len)?;
+    if length > MAX_NAME_BYTES {
+        return Err(GapReason::Inconsistent("a directory entry's name is longer than 255 bytes"));
+    }
+    let at = entry.pointer(layout.name)?;
+    let length = usize::try_from(length).unwrap_or(0);
+    let mut name = vec![0; length];
+    let inline = entry.base().field(layout.inline_name.offset);
+    match entry.slice_at(layout.inline_name, length) {
+        Some(copied) if at == inline => name.copy_from_slice(copied),
+        _ => view.space().read(at, &mut name)?,
+    }
+    Ok(name)
+}
+
+/// The object that embeds `member` at `at`: `container_of`.
+fn container(at: Gva, member: Field) -> Result<Gva, GapReason> {
+    at.checked_sub(u64::from(member.offset)).ok_or(GapReason::Inconsistent("a pointer near zero"))
+}
+
+/// A path under construction, kept backwards: the walk goes from leaf to root.
+#[derive(Default)]
+struct Text(Vec<u8>);
+
+impl Text {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    fn prepend(&mut self, name: &[u8]) -> Result<(), GapReason> {
+        if self.0.len().saturating_add(name.len()) >= MAX_PATH_BYTES {
+            return Err(GapReason::Limit(MAX_PATH_BYTES as u64));
+        }
+        self.0.extend(name.iter().rev());
+        self.0.push(b'/');
+        Ok(())
+    }
+    fn finish(mut self, suffix: &str) -> String {
+        self.0.reverse();
+        self.0.extend(suffix.bytes());
+        String::from_utf8(self.0).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())
+    }
+}
+
+/// Brent's cycle detection: one remembered place, moved up at every power of two.
+#[derive(Default)]
+struct Brent {
+    steps: u64,
+    seen: (u64, u64),
+}
+
+impl Brent {
+    fn step(&mut self, place: (u64, u64)) -> Result<(), GapReason> {
+        if self.steps > 0 && place == self.seen {
+            return Err(GapReason::Cycle);
+        }
+        self.steps = self.steps.saturating_add(1);
+        if self.steps > MAX_STEPS {
+            return Err(GapReason::Limit(MAX_STEPS));
+        }
+        if self.steps.is_power_of_two() {
+            self.seen = place;
+        }
+        Ok(())
+    }
+}
