@@ -17,6 +17,6 @@ pub mod partial;
 pub mod space;
 
 pub use addr::{Gfn, Gpa, GpaRange, Gva};
-pub use memory::{GuestMemory, ReadError, SharedMemory};
+pub use memory::{GuestMemory, ReadError, SharedMemory, Stability};
 pub use partial::{Gap, GapReason, Partial};
 pub use space::{AccessError, AddressSpace};

@@ -18,6 +18,20 @@ pub trait GuestMemory {
     fn frame_of_entry(&self, entry_frame: u64) -> Option<Gfn> {
         Some(Gfn(entry_frame))
     }
+
+    /// Whether what is read can change between two reads. A dump says [`Stability::Frozen`].
+    fn stability(&self) -> Stability {
+        Stability::Moving
+    }
+}
+
+/// Whether guest memory can change while it is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stability {
+    /// Never: a dump. A look needs no check.
+    Frozen,
+    /// At any time, between any two reads and in the middle of one.
+    Moving,
 }
 
 /// A backend that many looks share.

@@ -1,1 +1,3 @@
 //! Ways to reach a guest's RAM. The only folder of this crate with `unsafe` code: mapping and ioctls.
+
+pub mod fake;

@@ -1,8 +1,21 @@
 //! x86 page tables: from a guest-virtual address and a root to a guest-physical address.
 //!
-//! Layouts: Intel SDM volume 3A, chapter 4 (32-bit 4.3, PAE 4.4, 4-level and 5-level 4.5).
+//! *Does*: 32-bit, PAE, 4-level and 5-level tables with every page size. Layouts: Intel SDM volume 3A, chapter 4
+//! (32-bit 4.3, PAE 4.4, 4-level and 5-level 4.5).
+//! *Trusts*: nothing in a table. An entry that a processor would refuse is an error, never an address.
+//! *Never*: reads more than one entry a level, so a table that names itself costs no more than another.
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use crate::{Gpa, GuestMemory, Gva, ReadError};
+mod cache;
+mod entry;
+mod walk;
+
+pub use cache::CacheStats;
+pub(crate) use cache::{Cache, Cached, translation};
+pub use walk::walk;
+pub(crate) use walk::{Level, walk_from};
+
+use crate::{Gpa, ReadError};
 
 /// How the guest translates. Read from the guest, never assumed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -20,10 +33,21 @@ pub enum Mode {
 /// A page-table root: the table's address (CR3 without its flags) and the mode that reads it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Root {
-    /// Guest-physical address of the top table.
+    /// Guest-physical address of the top table. Bits that CR3 uses for flags are ignored.
     pub table: Gpa,
     /// How to read it.
     pub mode: Mode,
+}
+
+/// What the entries on the way allow, all levels together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// Writable at every level.
+    pub writable: bool,
+    /// Reachable from user mode at every level.
+    pub user: bool,
+    /// Executable at every level.
+    pub executable: bool,
 }
 
 /// Where a guest-virtual address leads.
@@ -63,12 +87,15 @@ pub enum TranslateError {
         /// The entry as found.
         entry: u64,
     },
+    /// The entry names a machine frame that is not the guest's (Xen PV only).
+    #[error("page-table entry {entry:#x} at level {level} names a foreign frame")]
+    Foreign {
+        /// Level of the entry, 5 to 1.
+        level: u8,
+        /// The entry as found.
+        entry: u64,
+    },
     /// A table lies outside RAM.
     #[error("page table: {0}")]
     Table(#[from] ReadError),
-}
-
-/// Walks the tables once, with no cache.
-pub fn walk(_memory: &dyn GuestMemory, _root: Root, _at: Gva) -> Result<Translation, TranslateError> {
-    todo!()
 }
