@@ -1,7 +1,12 @@
 //! The attached guest: what [`crate::find`] established once, and the entrance to every look.
 
 use super::View;
+use super::files::FilesLayout;
+use super::log::LogLayout;
+use super::net::NetLayout;
 use super::path::PathLayout;
+use super::sockets::SocketsLayout;
+use super::time::TimeLayout;
 use crate::paging::Root;
 use crate::{Gpa, Gva, SharedMemory};
 use lynceus_profiles::{Profile, ProfileError};
@@ -25,14 +30,31 @@ pub struct Kernel {
 /// One entry a view: the offsets it needs, or what this kernel lacks (that view alone is then unavailable).
 #[derive(Clone, Debug)]
 pub struct Layouts {
-    /// Paths of files and mounts.
+    /// Paths of files.
     pub path: Resolved<PathLayout>,
+    /// Open files.
+    pub files: Resolved<FilesLayout>,
+    /// Sockets.
+    pub sockets: Resolved<SocketsLayout>,
+    /// Network namespaces and interfaces.
+    pub net: Resolved<NetLayout>,
+    /// The kernel log.
+    pub log: Resolved<LogLayout>,
+    /// The clocks.
+    pub time: Resolved<TimeLayout>,
 }
 
 impl Layouts {
     /// Resolves every view's layout. Never fails as a whole.
     pub fn resolve(profile: &Profile) -> Layouts {
-        Layouts { path: PathLayout::resolve(profile) }
+        Layouts {
+            path: PathLayout::resolve(profile),
+            files: FilesLayout::resolve(profile),
+            sockets: SocketsLayout::resolve(profile),
+            net: NetLayout::resolve(profile),
+            log: LogLayout::resolve(profile),
+            time: TimeLayout::resolve(profile),
+        }
     }
 }
 

@@ -1,11 +1,22 @@
 //! Linux guests: the attached kernel, and views of what it runs.
 
+mod chain;
+mod files;
 mod guest;
+mod log;
+mod net;
 mod path;
 mod record;
+mod sockets;
+mod time;
 mod view;
 mod walk;
 
+pub use files::{FileKind, FilesLayout, OpenFile};
 pub use guest::{Kernel, Layouts, LinuxGuest, Resolved};
+pub use log::{LogLayout, LogRecord};
+pub use net::{Interface, InterfaceAddress, NetLayout, NetNamespace};
 pub use path::{PathAt, PathLayout, Reach};
+pub use sockets::{Endpoint, Owner, Protocol, Socket, SocketState, SocketsLayout};
+pub use time::{Clocks, TimeLayout};
 pub use view::View;

@@ -172,7 +172,7 @@ impl<'a> View<'a> {
         let mut walk = Walk::new(self, layout, at)?;
         let is_root = walk.entry.pointer(layout.parent)? == at.dentry;
         let operations = walk.entry.pointer(layout.operations)?;
-        if !operations.is_null() && !(is_root && walk.mount.root == at.dentry) {
+        if !operations.is_null() && (!is_root || walk.mount.root != at.dentry) {
             let named_by = self.integer(operations, layout.dname)?;
             if named_by != 0 {
                 return pseudo_name(self, layout, &walk.entry);
