@@ -6,10 +6,11 @@
 //! *Trusts*: nothing. Every source is hostile input with limits and typed errors.
 //! *Never*: touches guest memory; bytes come in as slices, profiles go out as values.
 
+pub mod btf;
 mod profile;
 mod symbols;
 mod types;
 
 pub use profile::{BuildId, Identity, Profile, ProfileError};
 pub use symbols::{Symbol, Symbols, SymbolsBuilder};
-pub use types::{Field, FieldKind, Types, TypesBuilder};
+pub use types::{Field, FieldKind, Type, TypeId, Types, TypesBuilder};

@@ -1,4 +1,4 @@
-//! The symbol table: names and link-time addresses, searchable both ways.
+//! The symbol table: names and link-time addresses, searchable both ways, in flat arrays.
 
 /// One symbol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,48 +11,89 @@ pub struct Symbol<'a> {
     pub kind: u8,
 }
 
-/// A compact, immutable symbol table.
-#[derive(Clone, Debug, Default)]
-pub struct Symbols {}
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) address: u64,
+    pub(crate) name_start: u32,
+    pub(crate) name_len: u16,
+    pub(crate) kind: u8,
+}
+
+/// A compact, immutable symbol table, sorted by address; symbols of one address keep the source's order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Symbols {
+    pub(crate) names: String,
+    pub(crate) entries: Vec<Entry>,
+    /// Indices into `entries`, sorted by name, then by address.
+    pub(crate) by_name: Vec<u32>,
+}
 
 /// Collects symbols in any order.
 #[derive(Debug, Default)]
-pub struct SymbolsBuilder {}
+pub struct SymbolsBuilder {
+    table: Symbols,
+}
 
 impl SymbolsBuilder {
-    /// Adds one symbol.
-    pub fn push(&mut self, _name: &str, _address: u64, _kind: u8) {
-        todo!()
+    /// Adds one symbol. A name over 65,535 bytes is cut to nothing and so not found by name.
+    pub fn push(&mut self, name: &str, address: u64, kind: u8) {
+        let name_len = u16::try_from(name.len()).unwrap_or(0);
+        let name_start = self.table.names.len() as u32;
+        if name_len > 0 {
+            self.table.names.push_str(name);
+        }
+        self.table.entries.push(Entry { address, name_start, name_len, kind });
     }
+
     /// Sorts and freezes the table.
     pub fn build(self) -> Symbols {
-        todo!()
+        let mut table = self.table;
+        table.entries.sort_by_key(|entry| entry.address);
+        let mut by_name: Vec<u32> = (0..table.entries.len() as u32).collect();
+        by_name.sort_by(|a, b| (table.name_at(*a), a).cmp(&(table.name_at(*b), b)));
+        table.by_name = by_name;
+        table
     }
 }
 
 impl Symbols {
     /// Number of symbols.
     pub fn len(&self) -> usize {
-        todo!()
+        self.entries.len()
     }
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.entries.is_empty()
     }
-    /// Address of the first symbol of that name.
-    pub fn address(&self, _name: &str) -> Option<u64> {
-        todo!()
+    /// Address of the lowest symbol of that name.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.all(name).next().map(|symbol| symbol.address)
     }
-    /// Every symbol of that name.
-    pub fn all(&self, _name: &str) -> impl Iterator<Item = Symbol<'_>> {
-        std::iter::empty()
+    /// Every symbol of that name, by ascending address.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Symbol<'a>> {
+        let from = self.by_name.partition_point(|index| self.name_at(*index) < name);
+        let rest = self.by_name.get(from..).unwrap_or(&[]).iter();
+        rest.map_while(move |index| self.at(*index).filter(|symbol| symbol.name == name))
     }
     /// The symbol at or below `address`, with the distance to it in bytes.
-    pub fn nearest(&self, _address: u64) -> Option<(Symbol<'_>, u64)> {
-        todo!()
+    pub fn nearest(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
+        let above = self.entries.partition_point(|entry| entry.address <= address);
+        let symbol = self.at(u32::try_from(above.checked_sub(1)?).ok()?)?;
+        Some((symbol, address.saturating_sub(symbol.address)))
     }
     /// All symbols by ascending address.
     pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
-        std::iter::empty()
+        (0..self.entries.len() as u32).filter_map(|index| self.at(index))
+    }
+
+    fn at(&self, index: u32) -> Option<Symbol<'_>> {
+        let entry = self.entries.get(index as usize)?;
+        Some(Symbol { name: self.name_at(index), address: entry.address, kind: entry.kind })
+    }
+
+    fn name_at(&self, index: u32) -> &str {
+        let span = |entry: &Entry| (entry.name_start as usize, (entry.name_start as usize).saturating_add(entry.name_len.into()));
+        let (start, end) = self.entries.get(index as usize).map_or((0, 0), span);
+        self.names.get(start..end).unwrap_or("")
     }
 }
