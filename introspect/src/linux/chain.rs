@@ -35,3 +35,43 @@ impl View<'_> {
         nodes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::testing::{Bench, gva};
+
+    /// Nodes 16 bytes apart from 0x1000 on, the next pointer 8 bytes into each.
+    fn walk(next: &[u64]) -> Partial<Gva> {
+        let mut bench = Bench::new();
+        for (index, next) in next.iter().enumerate() {
+            bench.u64(0x1008 + 16 * index as u64, *next);
+        }
+        bench.look(|view| view.chain("test", gva(0x1000), 8))
+    }
+
+    #[test]
+    fn null_and_odd_pointers_end_it() {
+        for end in [0, 1, 0x1234_5677] {
+            let nodes = walk(&[gva(0x1010).0, end]);
+            assert_eq!(nodes.items, [gva(0x1000), gva(0x1010)]);
+            assert!(nodes.is_complete());
+        }
+    }
+
+    #[test]
+    fn loops_end() {
+        for next in [vec![gva(0x1000).0], vec![gva(0x1010).0, gva(0x1020).0, gva(0x1010).0]] {
+            let nodes = walk(&next);
+            assert_eq!(nodes.gaps[0].reason, GapReason::Cycle);
+            assert!(nodes.items.len() < 8);
+        }
+    }
+
+    #[test]
+    fn a_chain_into_user_space_is_a_gap() {
+        let nodes = walk(&[0x40_0000]);
+        assert_eq!(nodes.items.len(), 2);
+        assert!(!nodes.is_complete());
+    }
+}

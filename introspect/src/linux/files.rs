@@ -243,3 +243,6 @@ impl<'a> View<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -241,3 +241,6 @@ impl Rings {
         (fits && aligned).then_some(Gva(self.data.0.wrapping_add(offset))).map(|at| (at, bytes))
     }
 }
+
+#[cfg(test)]
+mod tests;

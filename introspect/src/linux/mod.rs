@@ -8,6 +8,8 @@ mod net;
 mod path;
 mod record;
 mod sockets;
+#[cfg(test)]
+mod testing;
 mod time;
 mod view;
 mod walk;

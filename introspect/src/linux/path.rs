@@ -389,3 +389,6 @@ impl Brent {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
