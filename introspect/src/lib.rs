@@ -12,11 +12,14 @@ pub mod backend;
 pub mod find;
 pub mod linux;
 pub mod memory;
+pub mod observe;
 pub mod paging;
 pub mod partial;
+pub mod pause;
 pub mod space;
 
 pub use addr::{Gfn, Gpa, GpaRange, Gva};
 pub use memory::{GuestMemory, ReadError, SharedMemory, Stability};
 pub use partial::{Gap, GapReason, Partial};
+pub use pause::{Pause, PauseError, Paused};
 pub use space::{AccessError, AddressSpace};

@@ -70,6 +70,14 @@ pub enum ReadError {
         /// The host's answer.
         why: String,
     },
+    /// The look may not read on: its memory or its time is used up (see [`crate::observe`]).
+    #[error("guest-physical {at}: {why}")]
+    Exhausted {
+        /// First address asked for.
+        at: Gpa,
+        /// What is used up.
+        why: &'static str,
+    },
 }
 
 /// Total RAM in bytes.

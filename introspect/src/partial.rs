@@ -49,6 +49,9 @@ pub enum GapReason {
     /// The guest kept changing what was being read.
     #[error("the guest changed it during each of {0} tries")]
     Moving(u32),
+    /// The look would have read more than it may keep.
+    #[error("the look reads more than {0} bytes")]
+    TooLarge(u64),
 }
 
 impl<T> Default for Partial<T> {

@@ -7,8 +7,9 @@ use super::net::NetLayout;
 use super::path::PathLayout;
 use super::sockets::SocketsLayout;
 use super::time::TimeLayout;
+use crate::observe::{self, Observed};
 use crate::paging::Root;
-use crate::{Gpa, Gva, SharedMemory};
+use crate::{Gpa, Gva, Partial, Pause, SharedMemory};
 use lynceus_profiles::{Profile, ProfileError};
 use std::sync::Arc;
 
@@ -81,12 +82,13 @@ impl Kernel {
 pub struct LinuxGuest {
     memory: SharedMemory,
     kernel: Kernel,
+    pause: Option<Arc<dyn Pause + Send + Sync>>,
 }
 
 impl LinuxGuest {
     /// Joins memory and the kernel found in it.
     pub fn new(memory: SharedMemory, kernel: Kernel) -> Self {
-        LinuxGuest { memory, kernel }
+        LinuxGuest { memory, kernel, pause: None }
     }
     /// What was found at attach.
     pub fn kernel(&self) -> &Kernel {
@@ -99,5 +101,22 @@ impl LinuxGuest {
     /// A plain look, for memory that does not move: a dump or a paused guest.
     pub fn view(&self) -> View<'_> {
         View::new(&*self.memory, &self.kernel)
+    }
+    /// Lets looks pause the guest when it will not stand still.
+    #[must_use]
+    pub fn with_pause(mut self, pause: Arc<dyn Pause + Send + Sync>) -> Self {
+        self.pause = Some(pause);
+        self
+    }
+    /// A look whose result held together at one instant, or has a gap that says it did not.
+    /// `look` may run several times; see [`crate::observe`] for what is promised.
+    pub fn observe<T>(
+        &self,
+        options: &observe::Options,
+        mut look: impl FnMut(&View<'_>) -> Partial<T>,
+    ) -> Observed<Partial<T>> {
+        let pause = self.pause.as_deref().map(|pause| pause as &dyn Pause);
+        observe::observe(&*self.memory, pause, options, |memory| look(&View::new(memory, &self.kernel)))
+            .with_gap(options)
     }
 }

@@ -66,10 +66,9 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new() -> Cache {
-        const EMPTY: Cell<Slot> = Cell::new(Slot { tag: 0, value: 0 });
         Cache {
-            small: [EMPTY; SMALL_SLOTS],
-            large: [EMPTY; LARGE_SLOTS],
+            small: [const { Cell::new(Slot { tag: 0, value: 0 }) }; SMALL_SLOTS],
+            large: [const { Cell::new(Slot { tag: 0, value: 0 }) }; LARGE_SLOTS],
             hits: Cell::new(0),
             table_hits: Cell::new(0),
             misses: Cell::new(0),
@@ -143,9 +142,8 @@ fn access(value: u64) -> Access {
 }
 
 fn flags(access: Access) -> u64 {
-    u64::from(access.writable) * WRITABLE
-        | u64::from(access.user) * USER
-        | u64::from(access.executable) * EXECUTABLE
+    let bit = |allowed: bool, flag: u64| if allowed { flag } else { 0 };
+    bit(access.writable, WRITABLE) | bit(access.user, USER) | bit(access.executable, EXECUTABLE)
 }
 
 #[inline]

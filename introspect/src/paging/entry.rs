@@ -43,11 +43,12 @@ impl Mode {
 
     /// Whether `at` is an address that this mode can have.
     pub fn is_canonical(self, at: crate::Gva) -> bool {
-        let above = |bits: u32| (at.0.cast_signed() << (64 - bits) >> (64 - bits)).cast_unsigned() == at.0;
+        // The bits above the top one repeat it.
+        let extends = |unused: u32| (at.0.cast_signed() << unused >> unused).cast_unsigned() == at.0;
         match self {
             Mode::Legacy32 | Mode::Pae => at.0 >> 32 == 0,
-            Mode::FourLevel => above(48),
-            Mode::FiveLevel => above(57),
+            Mode::FourLevel => extends(16),
+            Mode::FiveLevel => extends(7),
         }
     }
 
