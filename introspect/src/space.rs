@@ -1,6 +1,6 @@
 //! An address space: guest memory seen through a page-table root.
 
-use crate::paging::{self, Cache, CacheStats, Cached, Level, Root, TranslateError, Translation};
+use crate::paging::{self, Cache, CacheStats, Cached, Level, Pages, Root, TranslateError, Translation};
 use crate::{Gpa, GuestMemory, Gva, ReadError};
 
 /// Guest memory seen through a page-table root, with a translation cache of its own.
@@ -69,6 +69,13 @@ impl<'m> AddressSpace<'m> {
             return self.memory.read(gpa, buf).map_err(|why| AccessError::Memory { at, why });
         }
         self.read_across(at, buf)
+    }
+
+    /// What is mapped from `start` to `last`, both included, reading no more than `max_entries` entries
+    /// ([`paging::MAX_ENTRIES`] where the caller knows no better).
+    pub fn pages(&self, start: Gva, last: Gva, max_entries: u64) -> Result<Pages<'m>, AccessError> {
+        let refused = AccessError::Translate { at: start, why: TranslateError::NonCanonical };
+        Pages::new(self.memory, self.root, start, last, max_entries).ok_or(refused)
     }
 
     /// The general case of [`AddressSpace::read`].

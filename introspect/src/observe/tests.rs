@@ -1,3 +1,5 @@
+#![allow(clippy::arithmetic_side_effects)]
+
 use super::*;
 use crate::backend::fake::{Fake, Fault};
 use crate::{Gfn, Gpa, Paused, ReadError};

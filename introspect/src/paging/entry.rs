@@ -4,6 +4,7 @@
 //! a smaller one would refuse more, so an entry refused here is refused everywhere.
 
 use super::{Access, Mode};
+use crate::Gva;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
@@ -42,14 +43,27 @@ impl Mode {
     }
 
     /// Whether `at` is an address that this mode can have.
-    pub fn is_canonical(self, at: crate::Gva) -> bool {
-        // The bits above the top one repeat it.
-        let extends = |unused: u32| (at.0.cast_signed() << unused >> unused).cast_unsigned() == at.0;
+    pub fn is_canonical(self, at: Gva) -> bool {
+        self.extend(at.0 & self.address_mask()) == at
+    }
+
+    /// The address bits that the tables translate.
+    pub(super) fn address_mask(self) -> u64 {
         match self {
-            Mode::Legacy32 | Mode::Pae => at.0 >> 32 == 0,
-            Mode::FourLevel => extends(16),
-            Mode::FiveLevel => extends(7),
+            Mode::Legacy32 | Mode::Pae => u32::MAX as u64,
+            Mode::FourLevel => bits(0, 47),
+            Mode::FiveLevel => bits(0, 56),
         }
+    }
+
+    /// The canonical address whose translated bits are `at`.
+    pub(super) fn extend(self, at: u64) -> Gva {
+        let unused = match self {
+            Mode::Legacy32 | Mode::Pae => 0,
+            Mode::FourLevel => 16,
+            Mode::FiveLevel => 7,
+        };
+        Gva((at.cast_signed() << unused >> unused).cast_unsigned())
     }
 
     /// Bytes in an entry.
@@ -138,5 +152,5 @@ fn pae_high(mode: Mode) -> u64 {
 
 /// Bits `low` to `high`, both included.
 const fn bits(low: u32, high: u32) -> u64 {
-    (u64::MAX >> (63 - high)) & (u64::MAX << low)
+    (u64::MAX >> 63u32.saturating_sub(high)) & (u64::MAX << low)
 }

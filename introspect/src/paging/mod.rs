@@ -8,10 +8,12 @@
 
 mod cache;
 mod entry;
+mod pages;
 mod walk;
 
 pub use cache::CacheStats;
 pub(crate) use cache::{Cache, Cached, translation};
+pub use pages::{MAX_ENTRIES, Pages, Run, Visited};
 pub use walk::walk;
 pub(crate) use walk::{Level, walk_from};
 
