@@ -70,7 +70,11 @@ pub fn parse(blob: &[u8]) -> Result<Types, BtfError> {
     let out = parser.out.build();
     let dangling = |ty: &Type| matches!(ty, Type::Alias(to) | Type::Array { element: to, .. } if to.0 > last);
     if let Some(id) = out.types.iter().position(dangling) {
-        return Err(BtfError::BadType { id: id as u32, offset: 0, why: "refers to a type that does not exist" });
+        return Err(BtfError::BadType {
+            id: id as u32,
+            offset: 0,
+            why: "refers to a type that does not exist",
+        });
     }
     if let Some(member) = out.members.iter().find(|member| member.ty.0 > last) {
         return Err(BtfError::BadType { id: member.ty.0, offset: 0, why: "a member's type does not exist" });
@@ -90,7 +94,11 @@ fn parse_header(bytes: &[u8]) -> Result<Header, BtfError> {
     let section = |offset: u32, len: u32| {
         let start = u64::from(header_bytes).saturating_add(offset.into());
         let end = start.saturating_add(len.into());
-        if end > MAX_BLOB_BYTES as u64 { Err(BtfError::TooLong(end)) } else { Ok(start as usize..end as usize) }
+        if end > MAX_BLOB_BYTES as u64 {
+            Err(BtfError::TooLong(end))
+        } else {
+            Ok(start as usize..end as usize)
+        }
     };
     Ok(Header { types: section(word(8)?, word(12)?)?, strings: section(word(16)?, word(20)?)? })
 }
@@ -203,13 +211,15 @@ impl<'a> Parser<'a> {
     }
 
     fn word(&mut self) -> Result<u32, BtfError> {
-        let value = le32(self.types, self.at).ok_or_else(|| self.bad("runs past the end of the type section"))?;
+        let value =
+            le32(self.types, self.at).ok_or_else(|| self.bad("runs past the end of the type section"))?;
         self.at = self.at.saturating_add(4);
         Ok(value)
     }
 
     fn string(&self, offset: u32) -> Result<&'a str, BtfError> {
-        let rest = self.strings.get(offset as usize..).ok_or_else(|| self.bad("a name outside the strings"))?;
+        let rest =
+            self.strings.get(offset as usize..).ok_or_else(|| self.bad("a name outside the strings"))?;
         let end = memchr::memchr(0, rest).ok_or_else(|| self.bad("a name without an end"))?;
         let name = rest.get(..end).unwrap_or(&[]);
         if name.len() > 512 {

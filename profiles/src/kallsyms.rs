@@ -123,7 +123,13 @@ pub fn signatures(memory: &[u8]) -> impl Iterator<Item = usize> + '_ {
     memchr::memmem::find_iter(memory, SIGNATURE)
 }
 
-/// The tables around the signature at `at`. `region` is physically contiguous memory: 8 MiB before the signature and
+/// Whether the signature at `at` lies in a token table: a cheap test before the bytes around it are gathered.
+/// `region` needs 8 KiB on both sides.
+pub fn is_token_table(region: &[u8], at: usize) -> bool {
+    tokens_around(region, at).is_some()
+}
+
+/// The tables around the signature at `at`, which must be aligned to 8 bytes as the memory itself is. `region` is physically contiguous memory: 8 MiB before the signature and
 /// 4 MiB after it hold the tables of any kernel.
 pub fn locate(region: &[u8], at: usize) -> Result<Tables, KallsymsError> {
     let (tokens, token_index) = tokens_around(region, at).ok_or(KallsymsError::Tokens { at })?;
@@ -210,15 +216,18 @@ fn names_for(region: &[u8], markers: &Range<usize>) -> Option<(usize, Range<usiz
     let latest = markers.start.checked_sub(last)?;
     let earliest = latest.saturating_sub(MAX_LAST_BLOCK);
     let starts = (earliest..=latest).rev().filter(|start| start % 4 == 0);
-    starts.filter_map(|start| {
-        // The count is 4 bytes, aligned to 8 through 6.x and to 4 later.
-        [8usize, 4].iter().find_map(|gap| {
-            let count = le32(region, start.checked_sub(*gap)?)? as usize;
-            let fits = count.div_ceil(MARKER_STEP) == blocks && (MIN_SYMBOLS..=MAX_SYMBOLS).contains(&count);
-            let end = if fits { names_end(region, start, count, markers)? } else { return None };
-            Some((count, start..end))
+    starts
+        .filter_map(|start| {
+            // The count is 4 bytes, aligned to 8 through 6.x and to 4 later.
+            [8usize, 4].iter().find_map(|gap| {
+                let count = le32(region, start.checked_sub(*gap)?)? as usize;
+                let fits =
+                    count.div_ceil(MARKER_STEP) == blocks && (MIN_SYMBOLS..=MAX_SYMBOLS).contains(&count);
+                let end = if fits { names_end(region, start, count, markers)? } else { return None };
+                Some((count, start..end))
+            })
         })
-    }).next()
+        .next()
 }
 
 /// End of `count` names from `start`, if every 256th begins where its marker says and they end at the markers.
@@ -252,7 +261,8 @@ fn name_len(region: &[u8], at: usize) -> Option<(usize, usize)> {
 
 /// Through 6.3: offsets, relative base, count, names.
 fn offsets_before(region: &[u8], names: usize, count: usize) -> Option<(Range<usize>, Base)> {
-    let base_at = [16usize, 12].iter().filter_map(|gap| names.checked_sub(*gap)).find(|at| is_base(region, *at))?;
+    let base_at =
+        [16usize, 12].iter().filter_map(|gap| names.checked_sub(*gap)).find(|at| is_base(region, *at))?;
     let bytes = count.checked_mul(4)?;
     let start = base_at.checked_sub(bytes.checked_next_multiple_of(8)?)?;
     let base = Base::Relative { at: base_at..base_at.checked_add(8)?, address: le64(region, base_at)? };
@@ -268,7 +278,8 @@ fn offsets_after(region: &[u8], index_end: usize, count: usize) -> Option<(Range
         let offsets = start..start.checked_add(bytes)?;
         let base_at = offsets.end.checked_next_multiple_of(8)?;
         if is_base(region, base_at) && rising(region, &offsets, false) {
-            let base = Base::Relative { at: base_at..base_at.checked_add(8)?, address: le64(region, base_at)? };
+            let base =
+                Base::Relative { at: base_at..base_at.checked_add(8)?, address: le64(region, base_at)? };
             return Some((offsets, base));
         }
         rising(region, &offsets, true).then_some((offsets, Base::Own))
@@ -290,7 +301,13 @@ fn rising(region: &[u8], offsets: &Range<usize>, own: bool) -> bool {
         negative = negative.saturating_add(usize::from(raw < 0));
         let own_place = if own { (index as i64).saturating_mul(4) } else { 0 };
         // Negative offsets count down from the base (CONFIG_KALLSYMS_ABSOLUTE_PERCPU).
-        let value = if own { raw.saturating_add(own_place) } else if raw < 0 { raw.saturating_neg() } else { raw };
+        let value = if own {
+            raw.saturating_add(own_place)
+        } else if raw < 0 {
+            raw.saturating_neg()
+        } else {
+            raw
+        };
         falls = falls.saturating_add(usize::from(value < last));
         last = value;
     }
@@ -301,7 +318,13 @@ fn rising(region: &[u8], offsets: &Range<usize>, own: bool) -> bool {
 impl Tables {
     /// The ranges whose bytes are the same at every boot of a build: all but the relative base.
     pub fn constant_ranges(&self) -> Vec<Range<usize>> {
-        vec![self.names.clone(), self.markers.clone(), self.tokens.clone(), self.token_index.clone(), self.offsets.clone()]
+        vec![
+            self.names.clone(),
+            self.markers.clone(),
+            self.tokens.clone(),
+            self.token_index.clone(),
+            self.offsets.clone(),
+        ]
     }
 
     /// Decodes every symbol.
@@ -365,11 +388,13 @@ impl Tables {
         let table = region.get(self.tokens.clone())?;
         let mut start = 0usize;
         let ends = memchr::memchr_iter(0, table).take(256);
-        let tokens: Option<Vec<&[u8]>> = ends.map(|end| {
-            let token = table.get(start..end);
-            start = end.saturating_add(1);
-            token
-        }).collect();
+        let tokens: Option<Vec<&[u8]>> = ends
+            .map(|end| {
+                let token = table.get(start..end);
+                start = end.saturating_add(1);
+                token
+            })
+            .collect();
         tokens.filter(|tokens| tokens.len() == 256)
     }
 }
@@ -384,7 +409,8 @@ enum Place {
 
 /// Appends a name to `names` and returns its type letter.
 fn expand(packed: &[u8], tokens: &[&[u8]], names: &mut String) -> Option<u8> {
-    let mut letters = packed.iter().filter_map(|code| tokens.get(usize::from(*code))).flat_map(|token| token.iter());
+    let mut letters =
+        packed.iter().filter_map(|code| tokens.get(usize::from(*code))).flat_map(|token| token.iter());
     let kind = *letters.next()?;
     let start = names.len();
     for letter in letters {

@@ -7,6 +7,7 @@
 //! *Never*: touches guest memory; bytes come in as slices, profiles go out as values.
 
 pub mod btf;
+mod build_id;
 pub mod kallsyms;
 mod profile;
 mod symbols;

@@ -92,7 +92,9 @@ impl Symbols {
     }
 
     fn name_at(&self, index: u32) -> &str {
-        let span = |entry: &Entry| (entry.name_start as usize, (entry.name_start as usize).saturating_add(entry.name_len.into()));
+        let span = |entry: &Entry| {
+            (entry.name_start as usize, (entry.name_start as usize).saturating_add(entry.name_len.into()))
+        };
         let (start, end) = self.entries.get(index as usize).map_or((0, 0), span);
         self.names.get(start..end).unwrap_or("")
     }

@@ -166,13 +166,21 @@ impl Types {
 
     /// Names of all structures and unions, sorted.
     pub fn record_names(&self) -> impl Iterator<Item = &str> {
-        self.by_name.iter().filter_map(|index| self.records.get(*index as usize)).map(|record| self.text(record.name))
+        self.by_name
+            .iter()
+            .filter_map(|index| self.records.get(*index as usize))
+            .map(|record| self.text(record.name))
     }
 
     /// The members of `struct ty` as they are declared, anonymous ones with an empty name.
     pub fn members_of(&self, ty: &str) -> Option<Vec<(&str, Field)>> {
         let members = self.members_in(self.record(ty)?);
-        Some(members.iter().filter_map(|m| Some((self.text(m.name), self.describe(m.bit_offset.into(), m)?))).collect())
+        Some(
+            members
+                .iter()
+                .filter_map(|m| Some((self.text(m.name), self.describe(m.bit_offset.into(), m)?)))
+                .collect(),
+        )
     }
 
     pub(crate) fn text(&self, span: Span) -> &str {
@@ -181,7 +189,8 @@ impl Types {
     }
 
     fn record(&self, name: &str) -> Option<&Record> {
-        let named = |index: &u32| self.records.get(*index as usize).map_or("", |record| self.text(record.name));
+        let named =
+            |index: &u32| self.records.get(*index as usize).map_or("", |record| self.text(record.name));
         let at = self.by_name.partition_point(|index| named(index) < name);
         let index = self.by_name.get(at).filter(|index| named(index) == name)?;
         self.records.get(*index as usize)
@@ -253,11 +262,15 @@ impl Types {
             Type::Integer { signed, .. } => FieldKind::Integer { signed },
             Type::Pointer => FieldKind::Pointer,
             Type::Composite { .. } => FieldKind::Composite,
-            Type::Array { element, count } => FieldKind::Array { count, element_bytes: self.bytes_of(element)? },
+            Type::Array { element, count } => {
+                FieldKind::Array { count, element_bytes: self.bytes_of(element)? }
+            }
             Type::Alias(_) | Type::Opaque => FieldKind::Other,
         };
         let inner = match ty {
-            Type::Integer { bits: Some((first, width)), bytes, .. } if u32::from(width) < bytes.saturating_mul(8) => {
+            Type::Integer { bits: Some((first, width)), bytes, .. }
+                if u32::from(width) < bytes.saturating_mul(8) =>
+            {
                 Some((first, width))
             }
             _ => None,
@@ -268,7 +281,12 @@ impl Types {
             (width, _) => (bit_offset, width),
         };
         let bits = Some(((first_bit % 8) as u8, width));
-        Some(Field { offset: byte(first_bit)?, size: (first_bit % 8).checked_add(width.into())?.div_ceil(8) as u32, bits, kind })
+        Some(Field {
+            offset: byte(first_bit)?,
+            size: (first_bit % 8).checked_add(width.into())?.div_ceil(8) as u32,
+            bits,
+            kind,
+        })
     }
 }
 

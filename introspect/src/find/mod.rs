@@ -1,1 +1,155 @@
 //! Finds the kernel in raw memory, with no symbols and no registers.
+//!
+//! One pass over RAM collects kallsyms token tables. Each is decoded and examined: where would its kernel lie, is the
+//! banner there, do the kernel's own page tables map it to where it lies, do its types describe living tasks? The
+//! checks read different memory, so that a decoy, a stale image of an earlier boot or a forged table fails some of
+//! them. What was rejected is reported with its reasons; two complete candidates are never silently reduced to one.
+//!
+//! *Trusts*: the backend. *Never*: takes the first look-alike, or assumes a paging mode.
+
+mod candidate;
+mod evidence;
+mod image;
+mod scan;
+
+pub use candidate::Candidate;
+pub use evidence::{Check, Evidence};
+pub use scan::Scan;
+
+use crate::linux::LinuxGuest;
+use crate::memory::ram_bytes;
+use crate::{GpaRange, GuestMemory, SharedMemory};
+use candidate::Found;
+use std::time::{Duration, Instant};
+
+/// Where the profile came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Read from this guest's memory just now.
+    Memory,
+    /// Read from a guest's memory earlier; this guest holds the same bytes.
+    Cache,
+    /// Imported by the admin.
+    Trusted,
+}
+
+/// How the time of an attach was spent.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Timings {
+    /// Passing over RAM.
+    pub scan: Duration,
+    /// Decoding and examining candidates.
+    pub examine: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// A guest that was attached to, and how.
+pub struct Attached {
+    /// The guest.
+    pub guest: LinuxGuest,
+    /// What speaks for the kernel that was taken.
+    pub evidence: Evidence,
+    /// Others that looked like a kernel.
+    pub rejected: Vec<Candidate>,
+    /// Where the profile came from.
+    pub source: Source,
+    /// Guest-physical ranges that the profile was built from.
+    pub sources: Vec<GpaRange>,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// Why no kernel was attached to.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Nothing that resembles a Linux kernel.
+    #[error(
+        "no Linux kernel in {ram_mib} MiB of guest memory (no kallsyms table, {banners} texts like a banner); the guest may still be in its firmware or boot loader, or not run Linux"
+    )]
+    NoKernel {
+        /// Guest RAM in MiB.
+        ram_mib: u64,
+        /// Texts that begin like a kernel's banner.
+        banners: usize,
+    },
+    /// Something that resembles a kernel, but none that holds together.
+    #[error("{} candidate(s) for a kernel, none of which holds together: {}", .0.len(), reasons(.0))]
+    NoneSuffices(Vec<Candidate>),
+    /// More than one living kernel.
+    #[error("{} kernels, all of which look alive: {}", .0.len(), reasons(.0))]
+    Ambiguous(Vec<Candidate>),
+}
+
+fn reasons(candidates: &[Candidate]) -> String {
+    let one = |candidate: &Candidate| {
+        let reason = if candidate.reason.is_empty() {
+            candidate.evidence.to_string()
+        } else {
+            candidate.reason.clone()
+        };
+        format!("at {}: {reason}", candidate.text)
+    };
+    candidates.iter().take(4).map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// Finds the kernel in `memory` and builds its profile from nothing else.
+pub fn attach(memory: SharedMemory) -> Result<Attached, AttachError> {
+    let started = Instant::now();
+    let scan = scan::scan(&*memory);
+    let scanned = started.elapsed();
+    let (found, rejected) = examine_all(&*memory, &scan);
+    let examined = started.elapsed();
+    let (found, rejected) = choose(found, rejected, &*memory, &scan)?;
+    let timings =
+        Timings { scan: scanned, examine: examined.saturating_sub(scanned), total: started.elapsed() };
+    let guest = LinuxGuest::new(memory, found.kernel);
+    let evidence = found.candidate.evidence;
+    Ok(Attached { guest, evidence, rejected, source: Source::Memory, sources: found.sources, timings })
+}
+
+fn examine_all(memory: &dyn GuestMemory, scan: &Scan) -> (Vec<Found>, Vec<Candidate>) {
+    let (mut found, mut rejected) = (Vec::new(), Vec::new());
+    for at in &scan.tables {
+        match candidate::decode(memory, *at) {
+            Ok(table) => match candidate::examine(memory, table) {
+                Ok(complete) => found.push(complete),
+                Err(candidate) => rejected.push(candidate),
+            },
+            Err(reason) => {
+                rejected.push(Candidate { text: *at, evidence: Evidence::default(), banner: None, reason });
+            }
+        }
+    }
+    (found, rejected)
+}
+
+/// Takes the candidate for which most speaks; two for which the same speaks are an error that names both.
+fn choose(
+    mut found: Vec<Found>,
+    mut rejected: Vec<Candidate>,
+    memory: &dyn GuestMemory,
+    scan: &Scan,
+) -> Result<(Found, Vec<Candidate>), AttachError> {
+    let strength = |found: &Found| found.candidate.evidence.passed.len();
+    found.sort_by_key(|found| std::cmp::Reverse(strength(found)));
+    let mut rest = found.into_iter();
+    let Some(best) = rest.next() else {
+        return Err(if rejected.is_empty() {
+            AttachError::NoKernel { ram_mib: ram_bytes(memory) >> 20, banners: scan.banners.len() }
+        } else {
+            AttachError::NoneSuffices(rejected)
+        });
+    };
+    let rest: Vec<Found> = rest.collect();
+    if rest.first().is_some_and(|second| strength(second) == strength(&best)) {
+        return Err(AttachError::Ambiguous(
+            [best].into_iter().chain(rest).map(|found| found.candidate).collect(),
+        ));
+    }
+    for loser in rest {
+        let reason = format!("less speaks for it: {}", loser.candidate.evidence);
+        rejected.push(Candidate { reason, ..loser.candidate });
+    }
+    Ok((best, rejected))
+}
