@@ -1,12 +1,15 @@
 //! The attached guest: what [`crate::find`] established once, and the entrance to every look.
 
 use super::View;
+use super::bpf::BpfLayout;
 use super::files::FilesLayout;
 use super::log::LogLayout;
+use super::mounts::MountsLayout;
 use super::net::NetLayout;
 use super::path::PathLayout;
 use super::sockets::SocketsLayout;
 use super::time::TimeLayout;
+use super::trees::TreesLayout;
 use crate::observe::{self, Observed};
 use crate::paging::Root;
 use crate::{Gpa, Gva, Partial, Pause, SharedMemory};
@@ -35,6 +38,12 @@ pub struct Layouts {
     pub path: Resolved<PathLayout>,
     /// Open files.
     pub files: Resolved<FilesLayout>,
+    /// Mounts.
+    pub mounts: Resolved<MountsLayout>,
+    /// BPF programs, maps and links.
+    pub bpf: Resolved<BpfLayout>,
+    /// Red-black trees and xarrays.
+    pub trees: Resolved<TreesLayout>,
     /// Sockets.
     pub sockets: Resolved<SocketsLayout>,
     /// Network namespaces and interfaces.
@@ -51,6 +60,9 @@ impl Layouts {
         Layouts {
             path: PathLayout::resolve(profile),
             files: FilesLayout::resolve(profile),
+            mounts: MountsLayout::resolve(profile),
+            bpf: BpfLayout::resolve(profile),
+            trees: TreesLayout::resolve(profile),
             sockets: SocketsLayout::resolve(profile),
             net: NetLayout::resolve(profile),
             log: LogLayout::resolve(profile),
