@@ -1,3 +1,4 @@
 //! Ways to reach a guest's RAM. The only folder of this crate with `unsafe` code: mapping and ioctls.
 
 pub mod fake;
+pub mod map;
