@@ -37,6 +37,7 @@ impl View<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use crate::linux::testing::{Bench, gva};

@@ -294,3 +294,7 @@ fn shown_flags(device: &Record<'_, '_>, layout: &NetLayout) -> Result<u32, Acces
 fn low32(value: u64) -> u32 {
     (value & u64::from(u32::MAX)) as u32
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests;

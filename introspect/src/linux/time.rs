@@ -92,3 +92,32 @@ impl View<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::testing::{Bench, gva, number};
+
+    #[test]
+    fn clocks_add_up_and_nonsense_saturates() {
+        let mut bench = Bench::new();
+        bench.layouts().time = Ok(TimeLayout {
+            timekeeper: gva(0x1000).0,
+            span: Span::of(&[number(0, 48)]),
+            seconds: number(0, 8),
+            shift: number(8, 4),
+            nanoseconds: number(16, 8),
+            base: number(24, 8),
+            real_offset: number(32, 8),
+            boot_offset: number(40, 8),
+        });
+        bench.u64(0x1000, 1000).u32(0x1008, 4).u64(0x1010, 16 * 5).u64(0x1018, 300);
+        bench.u64(0x1020, 2000).u64(0x1028, 50);
+        let clocks = bench.look(|view| view.clocks());
+        let wanted =
+            Clocks { boot_time_ns: 1950, now_ns: 1_000_000_000_005, monotonic_ns: 305, uptime_ns: 355 };
+        assert_eq!(clocks, Ok(wanted));
+        bench.u64(0x1000, i64::MAX as u64).u32(0x1008, u32::MAX).u64(0x1020, i64::MIN as u64);
+        assert_eq!(bench.look(|view| view.clocks()).map(|clocks| clocks.boot_time_ns), Ok(i64::MIN));
+    }
+}

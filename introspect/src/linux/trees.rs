@@ -135,6 +135,7 @@ const INTERNAL: u64 = 2;
 const SMALLEST_NODE: u64 = 4096;
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use crate::linux::testing::{Bench, composite, gva, number, pointer};

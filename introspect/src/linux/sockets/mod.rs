@@ -19,3 +19,7 @@ mod types;
 
 pub use layout::SocketsLayout;
 pub use types::{Endpoint, Owner, Protocol, Socket, SocketState};
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests;
