@@ -84,6 +84,11 @@ impl<T> Partial<T> {
     ) -> Option<V> {
         result.map_err(|error| self.gap(what, at, error)).ok()
     }
+    /// Adds `result`'s value to the items, or its error to the gaps.
+    pub fn keep<E: Into<GapReason>>(&mut self, what: &'static str, at: Gva, result: Result<T, E>) {
+        let item = self.ok(what, at, result);
+        self.items.extend(item);
+    }
     /// Takes over another look's gaps and returns its items.
     pub fn absorb<U>(&mut self, other: Partial<U>) -> Vec<U> {
         self.more_gaps = self.more_gaps.saturating_add(other.more_gaps);

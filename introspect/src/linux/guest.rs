@@ -2,12 +2,19 @@
 
 use super::View;
 use super::bpf::BpfLayout;
+use super::cgroup::CgroupLayout;
+use super::creds::CredsLayout;
 use super::files::FilesLayout;
 use super::log::LogLayout;
+use super::maps::MapsLayout;
+use super::mm::MmLayout;
+use super::modules::ModulesLayout;
 use super::mounts::MountsLayout;
+use super::namespaces::NamespacesLayout;
 use super::net::NetLayout;
 use super::path::PathLayout;
 use super::sockets::SocketsLayout;
+use super::tasks::TasksLayout;
 use super::time::TimeLayout;
 use super::trees::TreesLayout;
 use crate::observe::{self, Observed};
@@ -34,6 +41,20 @@ pub struct Kernel {
 /// One entry a view: the offsets it needs, or what this kernel lacks (that view alone is then unavailable).
 #[derive(Clone, Debug)]
 pub struct Layouts {
+    /// Tasks.
+    pub tasks: Resolved<TasksLayout>,
+    /// Their credentials.
+    pub creds: Resolved<CredsLayout>,
+    /// Their namespaces.
+    pub namespaces: Resolved<NamespacesLayout>,
+    /// Their control groups.
+    pub cgroup: Resolved<CgroupLayout>,
+    /// Executable, arguments and environment.
+    pub mm: Resolved<MmLayout>,
+    /// Memory maps.
+    pub maps: Resolved<MapsLayout>,
+    /// Kernel modules.
+    pub modules: Resolved<ModulesLayout>,
     /// Paths of files.
     pub path: Resolved<PathLayout>,
     /// Open files.
@@ -58,6 +79,13 @@ impl Layouts {
     /// Resolves every view's layout. Never fails as a whole.
     pub fn resolve(profile: &Profile) -> Layouts {
         Layouts {
+            tasks: TasksLayout::resolve(profile),
+            creds: CredsLayout::resolve(profile),
+            namespaces: NamespacesLayout::resolve(profile),
+            cgroup: CgroupLayout::resolve(profile),
+            mm: MmLayout::resolve(profile),
+            maps: MapsLayout::resolve(profile),
+            modules: ModulesLayout::resolve(profile),
             path: PathLayout::resolve(profile),
             files: FilesLayout::resolve(profile),
             mounts: MountsLayout::resolve(profile),
