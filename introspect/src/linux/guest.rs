@@ -5,6 +5,7 @@ use super::bpf::BpfLayout;
 use super::cgroup::CgroupLayout;
 use super::creds::CredsLayout;
 use super::files::FilesLayout;
+use super::hunt::HuntLayout;
 use super::log::LogLayout;
 use super::maps::MapsLayout;
 use super::mm::MmLayout;
@@ -43,6 +44,8 @@ pub struct Kernel {
 pub struct Layouts {
     /// Tasks.
     pub tasks: Resolved<TasksLayout>,
+    /// Tasks by other ways than their list.
+    pub hunt: Resolved<HuntLayout>,
     /// Their credentials.
     pub creds: Resolved<CredsLayout>,
     /// Their namespaces.
@@ -80,6 +83,7 @@ impl Layouts {
     pub fn resolve(profile: &Profile) -> Layouts {
         Layouts {
             tasks: TasksLayout::resolve(profile),
+            hunt: HuntLayout::resolve(profile),
             creds: CredsLayout::resolve(profile),
             namespaces: NamespacesLayout::resolve(profile),
             cgroup: CgroupLayout::resolve(profile),
