@@ -1,0 +1,72 @@
+//! What a detector reports: a fact about a guest, with what proves it.
+
+use lynceus_introspect::Gva;
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Low,
+    /// Worth a look.
+    Medium,
+    /// Worth waking somebody.
+    High,
+    /// The guest is no longer its owner's.
+    Critical,
+}
+
+/// What a finding is about.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Subject {
+    /// A process or a thread.
+    Task {
+        /// Thread id.
+        pid: u32,
+        /// Process id.
+        tgid: u32,
+        /// Its name, as the guest wrote it.
+        comm: String,
+        /// Address of its `task_struct`.
+        address: u64,
+    },
+    /// A kernel module.
+    Module {
+        /// Its name, as the guest wrote it.
+        name: String,
+        /// Where its code begins.
+        base: u64,
+        /// Address of its `struct module`.
+        address: u64,
+    },
+}
+
+/// A fact about a guest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// Name of the detector.
+    pub detector: &'static str,
+    /// MITRE ATT&CK technique.
+    pub technique: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The fact in a line.
+    pub summary: String,
+    /// What it is about.
+    pub subject: Subject,
+    /// Views that show the subject.
+    pub seen_in: Vec<&'static str>,
+    /// Views that should show it and do not.
+    pub missing_from: Vec<&'static str>,
+}
+
+impl Subject {
+    /// Its address in the guest's kernel.
+    pub fn address(&self) -> Gva {
+        match self {
+            Subject::Task { address, .. } | Subject::Module { address, .. } => Gva(*address),
+        }
+    }
+}
