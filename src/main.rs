@@ -1,1 +1,26 @@
-fn main() {}
+//! `lynceus`: looks into virtual machines from outside.
+//!
+//! The command line: finds a target, attaches, looks, prints. All knowledge of guests is in the crates below;
+//! here are arguments, tables, JSON Lines and exit codes.
+//!
+//! *Trusts*: the admin who runs it. *Never*: prints a guest's bytes to a terminal unescaped.
+
+mod attach;
+mod cli;
+mod commands;
+mod output;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(outcome) => outcome.into(),
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lynceus: {}", output::escape(&format!("{error:#}")));
+            ExitCode::from(output::EXIT_ERROR)
+        }
+    }
+}

@@ -1,6 +1,5 @@
 //! What a detector reports: a fact about a guest, with what proves it.
 
-use lynceus_introspect::Gva;
 use serde::Serialize;
 
 /// How bad it is.
@@ -41,6 +40,11 @@ pub enum Subject {
         /// Address of its `struct module`.
         address: u64,
     },
+    /// Something that the guest's memory and a trusted profile of the same build tell differently.
+    Profile {
+        /// The symbol, or the structure and its member.
+        symbol: String,
+    },
 }
 
 /// A fact about a guest.
@@ -60,13 +64,4 @@ pub struct Finding {
     pub seen_in: Vec<&'static str>,
     /// Views that should show it and do not.
     pub missing_from: Vec<&'static str>,
-}
-
-impl Subject {
-    /// Its address in the guest's kernel.
-    pub fn address(&self) -> Gva {
-        match self {
-            Subject::Task { address, .. } | Subject::Module { address, .. } => Gva(*address),
-        }
-    }
 }

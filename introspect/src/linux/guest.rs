@@ -103,6 +103,32 @@ impl Layouts {
     }
 }
 
+impl Layouts {
+    /// The views that this kernel lacks something for, and what.
+    pub fn unavailable(&self) -> Vec<String> {
+        let missing = [
+            ("tasks", self.tasks.as_ref().err()),
+            ("hidden tasks", self.hunt.as_ref().err()),
+            ("credentials", self.creds.as_ref().err()),
+            ("namespaces", self.namespaces.as_ref().err()),
+            ("control groups", self.cgroup.as_ref().err()),
+            ("process memory", self.mm.as_ref().err()),
+            ("maps", self.maps.as_ref().err()),
+            ("modules", self.modules.as_ref().err()),
+            ("paths", self.path.as_ref().err()),
+            ("files", self.files.as_ref().err()),
+            ("mounts", self.mounts.as_ref().err()),
+            ("BPF", self.bpf.as_ref().err()),
+            ("trees", self.trees.as_ref().err()),
+            ("sockets", self.sockets.as_ref().err()),
+            ("network", self.net.as_ref().err()),
+            ("kernel log", self.log.as_ref().err()),
+            ("clocks", self.time.as_ref().err()),
+        ];
+        missing.into_iter().filter_map(|(view, error)| Some(format!("{view}: {}", error?))).collect()
+    }
+}
+
 /// What a view's layout is before it is used.
 pub type Resolved<L> = Result<L, ProfileError>;
 

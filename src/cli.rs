@@ -1,0 +1,108 @@
+//! The command line's shape. The help texts here are the reference: man pages and completions are made from them.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  clean: all of it was read, nothing is wrong
+  1  findings
+  2  error: nothing useful was read
+  3  incomplete: nothing wrong was seen, but not everything could be read
+
+A TARGET is a running VM's name or uuid (see `lynceus vms`), pid:N of its QEMU process, or the path of a dump file
+(raw, LiME, ELF core, kdump-compressed, AVML; the format is detected).";
+
+/// Looks into virtual machines from outside: no agent, no symbols, no configuration.
+#[derive(Parser)]
+#[command(name = "lynceus", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Print JSON Lines with stable field names instead of a table
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List the processes of a guest
+    Ps {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Show threads too, a line each
+        #[arg(short = 'T', long)]
+        threads: bool,
+        /// Show each process's environment (JSON only: field `environ`)
+        #[arg(short = 'e', long)]
+        environ: bool,
+    },
+    /// Show the processes of a guest as a tree
+    Tree(TargetArgs),
+    /// List the loaded kernel modules
+    Modules(TargetArgs),
+    /// List memory maps, as /proc/PID/maps does
+    Maps(ProcessArgs),
+    /// List open files with their full paths
+    Files(ProcessArgs),
+    /// List sockets with the processes that own them
+    Sockets(TargetArgs),
+    /// List mounts, of every mount namespace
+    Mounts(TargetArgs),
+    /// List network interfaces with their addresses
+    Net(TargetArgs),
+    /// Print the kernel log
+    Dmesg(TargetArgs),
+    /// List loaded BPF programs
+    Bpf(TargetArgs),
+    /// Tell what the guest is: kernel, slides, paging, boot time, and how it was found
+    Info(TargetArgs),
+    /// Look for hidden tasks and modules
+    Check(TargetArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder
+    Man {
+        /// The folder, made if missing
+        folder: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct TargetArgs {
+    /// A running VM's name or uuid, pid:N, or a dump file's path
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct ProcessArgs {
+    /// A running VM's name or uuid, pid:N, or a dump file's path
+    pub(crate) target: String,
+    /// Only this process
+    #[arg(short, long)]
+    pub(crate) pid: Option<u32>,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+/// How to look; the defaults need nothing.
+#[derive(Args, Clone)]
+pub(crate) struct LookArgs {
+    /// Where kernel profiles are kept
+    #[arg(long, value_name = "DIR", env = "LYNCEUS_PROFILES", help_heading = "Looking")]
+    pub(crate) profiles: Option<PathBuf>,
+    /// Neither use nor keep a profile: find everything in memory again
+    #[arg(long, help_heading = "Looking")]
+    pub(crate) no_cache: bool,
+    /// Look again this often while the guest changes what is being read
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Looking")]
+    pub(crate) tries: u32,
+    /// Pause a guest that keeps moving for at most this long; 0 never pauses
+    #[arg(long, value_name = "MS", default_value_t = 20, help_heading = "Looking")]
+    pub(crate) pause_ms: u64,
+}

@@ -1,0 +1,116 @@
+//! The commands: each attaches, looks and prints.
+
+mod bpf;
+mod check;
+mod files;
+mod generate;
+mod info;
+mod log;
+mod maps;
+mod modules;
+mod mounts;
+mod net;
+mod ps;
+mod sockets;
+
+use crate::attach::Guest;
+use crate::cli::{Cli, Command, LookArgs, TargetArgs};
+use crate::output::{Outcome, Output, Row};
+use anyhow::{Result, bail};
+use lynceus_introspect::linux::{Task, View};
+use lynceus_introspect::{GapReason, Partial};
+use std::collections::BTreeMap;
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> Result<Outcome> {
+    let output = Output::new(cli.json);
+    match cli.command {
+        Command::Ps { target, threads, environ } => {
+            let wanted = ps::Wanted { threads, environ };
+            list(output, &target, "processes", |view| ps::rows(view, wanted))
+        }
+        Command::Tree(target) => tree(output, &target),
+        Command::Modules(target) => {
+            list(output, &target, "modules", |view| convert::<_, modules::ModuleRow>(view.modules()))
+        }
+        Command::Maps(process) => {
+            per_process(output, &process.target, process.pid, &process.look, "maps", maps::rows)
+        }
+        Command::Files(process) => {
+            per_process(output, &process.target, process.pid, &process.look, "open files", files::rows)
+        }
+        Command::Sockets(target) => list(output, &target, "sockets", sockets::rows),
+        Command::Mounts(target) => list(output, &target, "mounts", mounts::rows),
+        Command::Net(target) => {
+            list(output, &target, "interfaces", |view| convert::<_, net::NetRow>(view.interfaces()))
+        }
+        Command::Dmesg(target) => {
+            list(output, &target, "log records", |view| convert::<_, log::LogRow>(view.kernel_log()))
+        }
+        Command::Bpf(target) => {
+            list(output, &target, "BPF programs", |view| convert::<_, bpf::BpfRow>(view.bpf_programs()))
+        }
+        Command::Info(target) => info::run(output, &attach(&target)?),
+        Command::Check(target) => check::run(output, &attach(&target)?),
+        Command::Completions { shell } => Ok(generate::completions(shell)),
+        Command::Man { folder } => generate::man_pages(&folder),
+    }
+}
+
+fn attach(target: &TargetArgs) -> Result<Guest> {
+    Guest::attach(&target.target, &target.look)
+}
+
+/// Attaches, looks and prints a table.
+fn list<R: Row>(
+    output: Output,
+    target: &TargetArgs,
+    noun: &str,
+    look: impl FnMut(&View<'_>) -> Partial<R>,
+) -> Result<Outcome> {
+    let guest = attach(target)?;
+    let found = guest.linux.observe(&guest.options, look).result;
+    output.listing(noun, &found)
+}
+
+fn tree(output: Output, target: &TargetArgs) -> Result<Outcome> {
+    let guest = attach(target)?;
+    let wanted = ps::Wanted { threads: false, environ: false };
+    let found = guest.linux.observe(&guest.options, |view| ps::rows(view, wanted)).result;
+    ps::print_tree(output, &found.items)?;
+    output.coverage("processes", &found)
+}
+
+/// What `rows` finds for each process, or for the one asked for.
+fn per_process<R: Row>(
+    output: Output,
+    target: &str,
+    pid: Option<u32>,
+    look: &LookArgs,
+    noun: &str,
+    rows: impl Fn(&View<'_>, &Task, &mut Partial<R>) -> Result<(), GapReason>,
+) -> Result<Outcome> {
+    let guest = Guest::attach(target, look)?;
+    let mut found_pid = false;
+    let found = guest.linux.observe(&guest.options, |view| {
+        let mut found = Partial::default();
+        let tasks = view.tasks();
+        let by_pid: BTreeMap<u32, Task> =
+            found.absorb(tasks).into_iter().map(|task| (task.pid, task)).collect();
+        found_pid = pid.is_none_or(|pid| by_pid.contains_key(&pid));
+        for task in by_pid.values().filter(|task| pid.is_none_or(|pid| task.pid == pid)) {
+            let read = rows(view, task, &mut found);
+            found.ok("process", task.at, read);
+        }
+        found
+    });
+    if let Some(pid) = pid.filter(|_| !found_pid) {
+        bail!("{target}: no process {pid} (`lynceus ps {target}` lists them)");
+    }
+    output.listing(noun, &found.result)
+}
+
+fn convert<T, R: From<T>>(found: Partial<T>) -> Partial<R> {
+    let Partial { items, gaps, more_gaps } = found;
+    Partial { items: items.into_iter().map(R::from).collect(), gaps, more_gaps }
+}
