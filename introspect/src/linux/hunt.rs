@@ -258,3 +258,7 @@ impl View<'_> {
         same && self.is_alive(layout, at).unwrap_or(false)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests;

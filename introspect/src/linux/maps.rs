@@ -294,3 +294,7 @@ impl View<'_> {
         }))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests;

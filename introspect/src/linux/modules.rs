@@ -262,6 +262,8 @@ impl View<'_> {
             areas.push((Gva(self.integer(at, *base)?), self.integer(at, *size)?));
         }
         let base = areas.first().map_or(Gva(0), |area| area.0);
+        // As `/proc/modules` counts, whether an area still has memory or not.
+        let size_bytes = areas.iter().fold(0u64, |sum, (_, size)| sum.saturating_add(*size));
         areas.retain(|(base, size)| !base.is_null() && *size > 0);
         let taints = self.integer(at, layout.taints)?;
         let letters = TAINTS.chars().enumerate().filter(|(bit, _)| taints >> bit & 1 != 0);
@@ -269,7 +271,7 @@ impl View<'_> {
             at,
             name: self.string(at.field(layout.name.offset), NAME_BYTES)?,
             base,
-            size_bytes: areas.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size)),
+            size_bytes,
             refcount: i64::from(self.integer(at, layout.refcount)? as i32).saturating_sub(REF_BASE),
             state: ModuleState::of(head.integer(layout.state)?),
             taints: letters.map(|(_, letter)| letter).collect(),
@@ -277,3 +279,7 @@ impl View<'_> {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests;

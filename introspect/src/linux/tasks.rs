@@ -221,26 +221,5 @@ fn state_letter(state: u64, exit_state: u64) -> char {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::state_letter;
-
-    #[test]
-    fn states_read_as_proc_shows_them() {
-        let cases = [
-            (0, 0, 'R'),
-            (1, 0, 'S'),
-            (2, 0, 'D'),
-            (4, 0, 'T'),
-            (8, 0, 't'),
-            (0, 0x10, 'X'),
-            (0, 0x20, 'Z'),
-            (0x40, 0, 'P'),
-        ];
-        for (state, exit, letter) in cases {
-            assert_eq!(state_letter(state, exit), letter, "{state:#x} {exit:#x}");
-        }
-        assert_eq!(state_letter(0x402, 0), 'I');
-        assert_eq!(state_letter(0x8000, 0), 'D');
-        assert_eq!(state_letter(0x80, 0x20), 'Z');
-    }
-}
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+pub(in crate::linux) mod tests;
