@@ -16,7 +16,8 @@ fuzz_target!(|data: &[u8]| {
     let (first, second) = (Gva(number(2)), Gva(number(10)));
 
     // A small input is repeated over four pages, so that a few entries make deep tables.
-    let ram: Vec<u8> = tables.iter().copied().cycle().take(if tables.is_empty() { 0 } else { 0x4000 }).collect();
+    let ram: Vec<u8> =
+        tables.iter().copied().cycle().take(if tables.is_empty() { 0 } else { 0x4000 }).collect();
     let fake = Fake::flat(ram);
     let space = AddressSpace::new(&fake, root);
     for at in [first, second, first] {
