@@ -49,7 +49,7 @@ fn guest() -> (Flat, Vec<u64>) {
         put(0x10_0000 + page * 8, frame << 12 | 0x67);
         frames.push(frame << 12);
     }
-    (0..PAGES / 512).for_each(|n| put(0x2000 + n * 8, 0x10_0000 + n * 4096 | 0x67));
+    (0..PAGES / 512).for_each(|n| put(0x2000 + n * 8, (0x10_0000 + n * 4096) | 0x67));
     (0..RAM_BYTES as u64 >> 21).for_each(|n| put(0x3000 + n * 8, n << 21 | 0xe7));
     (Flat { ranges: [GpaRange { start: Gpa(0), len_bytes: RAM_BYTES as u64 }], bytes }, frames)
 }
@@ -114,7 +114,7 @@ fn main() {
     line(
         "8 bytes, large pages, 64 KiB apart",
         median(100_000, || {
-            (0..100_000u64).for_each(|n| _ = black_box(u64_at(&space, (1 << 30) + (n % 1024 << 16))));
+            (0..100_000u64).for_each(|n| _ = black_box(u64_at(&space, (1 << 30) + ((n % 1024) << 16))));
         }),
         "ns",
     );

@@ -92,7 +92,7 @@ mod tests {
             assert_eq!(container_of(&path), Some(id.as_str()), "{path}");
         }
         assert_eq!(container_of("/lxc.payload.web/init.scope"), Some("web"));
-        for path in ["/", "/user.slice/user-0.slice".into(), &format!("/x{id}"), &format!("/{}g", &id[1..])] {
+        for path in ["/", "/user.slice/user-0.slice", &format!("/x{id}"), &format!("/{}g", &id[1..])] {
             assert_eq!(container_of(path), None, "{path}");
         }
     }
