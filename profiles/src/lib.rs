@@ -9,6 +9,7 @@
 pub mod btf;
 mod build_id;
 pub mod kallsyms;
+pub mod kernel_file;
 mod profile;
 mod symbols;
 mod types;

@@ -47,6 +47,14 @@ pub enum ProfileError {
     },
 }
 
+impl Identity {
+    /// From a banner (`Linux version RELEASE …`, without its line end); `None` where it is none.
+    pub fn from_banner(banner: &str, build_id: Option<BuildId>) -> Option<Identity> {
+        let release = banner.strip_prefix("Linux version ")?.split(' ').next()?.to_owned();
+        Some(Identity { build_id, banner: banner.to_owned(), release })
+    }
+}
+
 impl Profile {
     /// Link-time address of `name` (first definition when static functions share a name).
     pub fn symbol(&self, name: &str) -> Result<u64, ProfileError> {

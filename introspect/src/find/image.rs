@@ -47,9 +47,7 @@ impl Image<'_> {
 
     /// Build id, banner and release.
     pub(super) fn identity(&self) -> Option<Identity> {
-        let banner = self.banner()?;
-        let release = banner.get(BANNER.len()..)?.split(' ').next()?.to_owned();
-        Some(Identity { build_id: self.build_id(), banner, release })
+        Identity::from_banner(&self.banner()?, self.build_id())
     }
 
     fn build_id(&self) -> Option<BuildId> {
