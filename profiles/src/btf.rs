@@ -68,7 +68,9 @@ pub fn parse(blob: &[u8]) -> Result<Types, BtfError> {
     }
     let last = parser.id;
     let out = parser.out.build();
-    let dangling = |ty: &Type| matches!(ty, Type::Alias(to) | Type::Array { element: to, .. } if to.0 > last);
+    let dangling = |ty: &Type| {
+        matches!(ty, Type::Alias(to) | Type::Pointer { target: to } | Type::Array { element: to, .. } if to.0 > last)
+    };
     if let Some(id) = out.types.iter().position(dangling) {
         return Err(BtfError::BadType {
             id: id as u32,
@@ -125,9 +127,9 @@ impl<'a> Parser<'a> {
         let (vlen, kind, flag) = (info & 0xffff, info >> 24 & 0x1f, info >> 31 == 1);
         match kind {
             1 => self.integer(size_or_type)?,
-            2 => self.plain(Type::Pointer),
+            2 => self.plain(Type::Pointer { target: TypeId(size_or_type) }),
             3 => self.array()?,
-            4 | 5 => self.composite(name, size_or_type, vlen, flag)?,
+            4 | 5 => self.composite(name, size_or_type, info)?,
             6 => self.enumeration(size_or_type, vlen, flag)?,
             7 | 12 => self.plain(Type::Opaque),
             8..=11 | 18 => self.plain(Type::Alias(TypeId(size_or_type))),
@@ -172,9 +174,10 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn composite(&mut self, name: u32, bytes: u32, vlen: u32, bit_fields: bool) -> Result<(), BtfError> {
+    fn composite(&mut self, name: u32, bytes: u32, info: u32) -> Result<(), BtfError> {
+        let (vlen, bit_fields, is_union) = (info & 0xffff, info >> 31 == 1, info >> 24 & 0x1f == 5);
         let name = self.string(name)?;
-        let record = self.out.record(name, bytes);
+        let record = self.out.record(name, bytes, is_union);
         for _ in 0..vlen {
             let (name, ty, offset) = (self.word()?, self.word()?, self.word()?);
             let (bit_offset, bit_size) =

@@ -65,7 +65,10 @@ pub enum Type {
         bits: Option<(u8, u8)>,
     },
     /// A pointer, 8 bytes.
-    Pointer,
+    Pointer {
+        /// What it points to.
+        target: TypeId,
+    },
     /// An array.
     Array {
         /// Element type.
@@ -101,6 +104,7 @@ pub(crate) struct Record {
     pub(crate) bytes: u32,
     pub(crate) members_start: u32,
     pub(crate) members_len: u32,
+    pub(crate) is_union: bool,
 }
 
 /// A piece of the name arena. Empty for anonymous things.
@@ -246,7 +250,7 @@ impl Types {
                     continue;
                 }
                 Type::Integer { bytes, .. } => bytes,
-                Type::Pointer => 8,
+                Type::Pointer { .. } => 8,
                 Type::Composite { record } => self.records.get(record as usize)?.bytes,
                 Type::Alias(_) | Type::Opaque => 0,
             };
@@ -260,7 +264,7 @@ impl Types {
         let size = self.bytes_of(member.ty)?;
         let kind = match ty {
             Type::Integer { signed, .. } => FieldKind::Integer { signed },
-            Type::Pointer => FieldKind::Pointer,
+            Type::Pointer { .. } => FieldKind::Pointer,
             Type::Composite { .. } => FieldKind::Composite,
             Type::Array { element, count } => {
                 FieldKind::Array { count, element_bytes: self.bytes_of(element)? }
@@ -309,10 +313,10 @@ impl TypesBuilder {
     }
 
     /// Opens a structure or union; the members that follow are its own. An empty name is anonymous.
-    pub fn record(&mut self, name: &str, bytes: u32) -> u32 {
+    pub fn record(&mut self, name: &str, bytes: u32, is_union: bool) -> u32 {
         let name = self.name(name);
         let members_start = self.types.members.len() as u32;
-        self.types.records.push(Record { name, bytes, members_start, members_len: 0 });
+        self.types.records.push(Record { name, bytes, members_start, members_len: 0, is_union });
         (self.types.records.len() as u32).saturating_sub(1)
     }
 
