@@ -68,9 +68,7 @@ pub fn parse(blob: &[u8]) -> Result<Types, BtfError> {
     }
     let last = parser.id;
     let out = parser.out.build();
-    let dangling = |ty: &Type| {
-        matches!(ty, Type::Alias(to) | Type::Pointer { target: to } | Type::Array { element: to, .. } if to.0 > last)
-    };
+    let dangling = |ty: &Type| matches!(ty, Type::Alias(to) | Type::Pointer { target: to } | Type::Array { element: to, .. } if to.0 > last);
     if let Some(id) = out.types.iter().position(dangling) {
         return Err(BtfError::BadType {
             id: id as u32,

@@ -192,9 +192,13 @@ impl Types {
         start.checked_add(span.len.into()).and_then(|end| self.names.get(start..end)).unwrap_or("")
     }
 
-    fn record(&self, name: &str) -> Option<&Record> {
-        let named =
-            |index: &u32| self.records.get(*index as usize).map_or("", |record| self.text(record.name));
+    /// Name of the record with that number; empty for an anonymous one.
+    pub(crate) fn name_of(&self, index: u32) -> &str {
+        self.records.get(index as usize).map_or("", |record| self.text(record.name))
+    }
+
+    pub(crate) fn record(&self, name: &str) -> Option<&Record> {
+        let named = |index: &u32| self.name_of(*index);
         let at = self.by_name.partition_point(|index| named(index) < name);
         let index = self.by_name.get(at).filter(|index| named(index) == name)?;
         self.records.get(*index as usize)
