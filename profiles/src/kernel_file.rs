@@ -198,6 +198,7 @@ fn banner(text: &[u8]) -> Result<&str, KernelFileError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

@@ -112,7 +112,7 @@ fn symbols(profile: &Profile) -> impl Iterator<Item = (&str, Value)> {
 }
 
 fn symbol(profile: &Profile, name: &str, address: u64, kind: u8) -> Value {
-    let mut value = json!({ "address": address });
+    let mut value = serde_json::Map::from_iter([("address".to_owned(), json!(address))]);
     let record = |ty: &str| {
         let is_union = profile.types.record(ty).is_some_and(|record| record.is_union);
         json!({ "kind": if is_union { "union" } else { "struct" }, "name": ty })
@@ -121,7 +121,8 @@ fn symbol(profile: &Profile, name: &str, address: u64, kind: u8) -> Value {
         |table: &[(&str, &'static str)]| table.iter().find(|entry| entry.0 == name).map(|entry| entry.1);
     let ty = if name == "linux_banner" {
         let banner = format!("{}\n\0", profile.identity.banner);
-        value["constant_data"] = base64::engine::general_purpose::STANDARD.encode(&banner).into();
+        let text = base64::engine::general_purpose::STANDARD.encode(&banner);
+        value.insert("constant_data".to_owned(), text.into());
         Some(json!({ "kind": "array", "count": banner.len(), "subtype": base("char") }))
     } else if let Some(ty) = known(&SYMBOL_TYPES).filter(|ty| profile.types.record(ty).is_some()) {
         Some(record(ty))
@@ -133,9 +134,9 @@ fn symbol(profile: &Profile, name: &str, address: u64, kind: u8) -> Value {
         matches!(kind, b't' | b'T').then(|| json!({ "kind": "function" }))
     };
     if let Some(ty) = ty {
-        value["type"] = ty;
+        value.insert("type".to_owned(), ty);
     }
-    value
+    value.into()
 }
 
 fn base(name: &str) -> Value {
@@ -182,10 +183,10 @@ impl<'a> Records<'a> {
                 "" => (format!("unnamed_field_{index}"), true),
                 name => (name.to_owned(), false),
             };
-            let mut field = json!({ "offset": offset, "type": ty });
-            if anonymous {
-                field["anonymous"] = true.into();
-            }
+            let field = match anonymous {
+                true => json!({ "offset": offset, "type": ty, "anonymous": true }),
+                false => json!({ "offset": offset, "type": ty }),
+            };
             fields.insert(name, field);
         }
         json!({ "kind": if record.is_union { "union" } else { "struct" }, "size": record.bytes, "fields": fields })
