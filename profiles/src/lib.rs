@@ -12,6 +12,7 @@ pub mod isf;
 pub mod kallsyms;
 pub mod kernel_file;
 mod profile;
+pub mod store;
 mod symbols;
 mod types;
 

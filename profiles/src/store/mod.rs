@@ -1,0 +1,275 @@
+//! The profile store: one file per kernel build, so that the next attach takes milliseconds.
+//!
+//! *Trusted* profiles are imported by the admin and keyed by build id. *Learned* ones were built from a guest's
+//! memory and are content-addressed: the file is named by a BLAKE3 digest of all the guest bytes it was built from,
+//! and says where, counted from `_text`, these bytes lie. An attach hashes the same places of the new guest and uses
+//! the entry only when the digest is the same. A profile is a pure function of those bytes, so a hostile guest can
+//! only ever store what a guest with the very same bytes would have got anyway.
+//!
+//! *Trusts*: the directory, which only its owner may write to. *Never*: hands a learned profile to a guest by build
+//! id or banner alone, keeps more than [`MAX_LEARNED`] learned profiles, or leaves a half-written file.
+
+mod format;
+
+use crate::{Identity, Profile};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Most learned profiles kept; the one used longest ago goes first.
+pub const MAX_LEARNED: usize = 64;
+/// Most files looked at in the directory.
+const MAX_FILES: usize = 4096;
+const EXTENSION: &str = "lyp";
+
+/// Who vouches for a profile.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Origin {
+    /// The admin, who imported it.
+    Trusted,
+    /// Nobody: it was read from a guest's memory and holds for guests with the same bytes.
+    Learned,
+}
+
+/// A piece of guest memory that a profile was built from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SourceRange {
+    /// Physical distance from the kernel's `_text`, in bytes.
+    pub offset_from_text: i64,
+    /// Length in bytes.
+    pub len_bytes: u64,
+}
+
+/// BLAKE3 over all source ranges: place, length and bytes of each.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SourceDigest(pub [u8; 32]);
+
+/// Computes a [`SourceDigest`], range after range, in the header's order.
+#[derive(Debug, Default)]
+pub struct SourceHasher(blake3::Hasher);
+
+impl SourceHasher {
+    /// Begins a range; its bytes follow by [`SourceHasher::bytes`].
+    pub fn range(&mut self, range: SourceRange) {
+        self.0.update(&range.offset_from_text.to_le_bytes());
+        self.0.update(&range.len_bytes.to_le_bytes());
+    }
+    /// Adds bytes of the current range.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+    /// The digest of everything added.
+    pub fn finish(&self) -> SourceDigest {
+        SourceDigest(*self.0.finalize().as_bytes())
+    }
+}
+
+/// What can be told of a stored profile without loading it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Who vouches for it.
+    pub origin: Origin,
+    /// Build id, banner and release.
+    pub identity: Identity,
+    /// Distance of `linux_banner` from `_text` in bytes.
+    pub banner_offset: Option<i64>,
+    /// Distance of the build-id note from `_text` in bytes.
+    pub build_id_offset: Option<i64>,
+    /// Digest of the bytes it was built from; zero for a trusted profile.
+    pub digest: SourceDigest,
+    /// Where these bytes lie; empty for a trusted profile.
+    pub ranges: Vec<SourceRange>,
+}
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Reading or writing failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Others may write to the directory, so nothing in it can be trusted.
+    #[error(
+        "{0} belongs to or can be written by someone else: chown it and `chmod go-w`, or choose another directory"
+    )]
+    Insecure(PathBuf),
+    /// Some other file.
+    #[error("not a stored profile")]
+    NotAProfile,
+    /// Made by another release.
+    #[error("stored profile of version {0}, this release reads {v}: delete it, it will be made anew", v = format::VERSION)]
+    Version(u32),
+    /// Damaged.
+    #[error("the stored profile is damaged ({0}): delete it, it will be made anew")]
+    Damaged(&'static str),
+    /// Over the format's limits.
+    #[error("the profile is too large to be stored")]
+    TooLarge,
+    /// A learned profile is found by its bytes.
+    #[error("a learned profile needs the ranges of guest memory it was built from")]
+    NoSources,
+}
+
+/// A directory of profiles.
+#[derive(Clone, Debug)]
+pub struct ProfileStore {
+    directory: PathBuf,
+}
+
+impl ProfileStore {
+    /// `LYNCEUS_PROFILES`, else `/var/lib/lynceus/profiles` for root and the user's cache directory for others.
+    pub fn default_directory() -> PathBuf {
+        if let Some(chosen) = std::env::var_os("LYNCEUS_PROFILES").filter(|chosen| !chosen.is_empty()) {
+            return chosen.into();
+        }
+        // /proc/self belongs to the effective user.
+        if fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0) {
+            return "/var/lib/lynceus/profiles".into();
+        }
+        let absolute =
+            |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("lynceus/profiles")
+    }
+
+    /// Opens `directory`, and makes it (mode 0700) where it is missing.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<ProfileStore, StoreError> {
+        let directory = directory.into();
+        let failed = |source| StoreError::Io { path: directory.clone(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
+        let meta = fs::metadata(&directory).map_err(failed)?;
+        let me = fs::metadata("/proc/self").map(|me| me.uid()).map_err(failed)?;
+        if meta.mode() & 0o022 != 0 || (meta.uid() != me && meta.uid() != 0) {
+            return Err(StoreError::Insecure(directory));
+        }
+        Ok(ProfileStore { directory })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Headers of all readable profiles, trusted ones first. Damaged and foreign files are left out.
+    pub fn headers(&self) -> Result<Vec<Header>, StoreError> {
+        let mut headers: Vec<Header> =
+            self.files()?.iter().filter_map(|path| read_header(path).ok()).collect();
+        headers.sort_by_key(|header| header.origin == Origin::Learned);
+        Ok(headers)
+    }
+
+    /// The header of the trusted profile for a kernel: by its build id, else by its banner.
+    pub fn trusted(&self, identity: &Identity) -> Option<Header> {
+        let by_banner = Identity { build_id: None, ..identity.clone() };
+        let header = |identity| read_header(&self.directory.join(trusted_name(identity))).ok();
+        let found = header(identity).or_else(|| header(&by_banner))?;
+        (found.origin == Origin::Trusted && found.identity.banner == identity.banner).then_some(found)
+    }
+
+    /// Loads the profile that a header belongs to.
+    pub fn load(&self, header: &Header) -> Result<Profile, StoreError> {
+        let path = self.path(header)?;
+        let failed = |source| StoreError::Io { path: path.clone(), source };
+        let file = File::open(&path).map_err(failed)?;
+        let bytes = read_limited(&file).map_err(failed)?;
+        let (found, profile) = format::decode(&bytes)?;
+        if found != *header {
+            return Err(StoreError::Damaged("another profile under this name"));
+        }
+        // The time of last use decides which learned profile goes first. A read-only store works as well.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(profile)
+    }
+
+    /// Stores a profile under its header. `header.identity` must be the profile's.
+    pub fn save(&self, header: &Header, profile: &Profile) -> Result<(), StoreError> {
+        let path = self.path(header)?;
+        let bytes = format::encode(header, profile)?;
+        let failed = |source| StoreError::Io { path: path.clone(), source };
+        let mut file = tempfile::NamedTempFile::new_in(&self.directory).map_err(failed)?;
+        file.write_all(&bytes).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        self.evict()
+    }
+
+    /// Deletes a profile.
+    pub fn remove(&self, header: &Header) -> Result<(), StoreError> {
+        let path = self.path(header)?;
+        fs::remove_file(&path).map_err(|source| StoreError::Io { path, source })
+    }
+
+    fn path(&self, header: &Header) -> Result<PathBuf, StoreError> {
+        let name = match header.origin {
+            Origin::Trusted => trusted_name(&header.identity),
+            Origin::Learned if header.ranges.is_empty() => return Err(StoreError::NoSources),
+            Origin::Learned => {
+                format!("learned-{}.{EXTENSION}", blake3::Hash::from_bytes(header.digest.0).to_hex())
+            }
+        };
+        Ok(self.directory.join(name))
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let failed = |source| StoreError::Io { path: self.directory.clone(), source };
+        let entries = fs::read_dir(&self.directory).map_err(failed)?;
+        let paths = entries.take(MAX_FILES).filter_map(|entry| Some(entry.ok()?.path()));
+        Ok(paths.filter(|path| path.extension().is_some_and(|end| end == EXTENSION)).collect())
+    }
+
+    fn evict(&self) -> Result<(), StoreError> {
+        let learned = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("learned-"))
+        };
+        let used = |path: PathBuf| Some((fs::metadata(&path).ok()?.modified().ok()?, path));
+        let mut files: Vec<_> = self.files()?.into_iter().filter(learned).filter_map(used).collect();
+        files.sort();
+        for (_, path) in files.iter().take(files.len().saturating_sub(MAX_LEARNED)) {
+            fs::remove_file(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Decodes a stored profile from the bytes of its file.
+pub fn decode(file: &[u8]) -> Result<(Header, Profile), StoreError> {
+    format::decode(file)
+}
+
+/// By build id; a profile that carries none (ISF) by a digest of its banner.
+fn trusted_name(identity: &Identity) -> String {
+    match identity.build_id {
+        Some(id) => format!("trusted-{id}.{EXTENSION}"),
+        None => format!("trusted-{}.{EXTENSION}", blake3::hash(identity.banner.as_bytes()).to_hex()),
+    }
+}
+
+fn read_header(path: &Path) -> Result<Header, StoreError> {
+    let failed = |source| StoreError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut bytes = vec![0; 2048];
+    let have = file.read(&mut bytes).map_err(failed)?;
+    bytes.truncate(have);
+    let need = format::PREFIX_BYTES.saturating_add(format::Prefix::parse(&bytes)?.header_bytes);
+    let more = need.saturating_sub(have) as u64;
+    file.take(more).read_to_end(&mut bytes).map_err(failed)?;
+    format::decode_header(&bytes)
+}
+
+fn read_limited(file: &File) -> io::Result<Vec<u8>> {
+    let len = file.metadata()?.len().min(256 << 20);
+    let mut bytes = Vec::with_capacity(len as usize);
+    file.take(len).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;
