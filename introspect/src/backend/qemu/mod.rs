@@ -1,0 +1,233 @@
+//! Running QEMU/KVM guests, however they were started: by hand, by libvirt or by another manager.
+//!
+//! *Does*: lists them ([`list`]), reads their RAM ([`Qemu`]), pauses them for a moment. RAM that QEMU shares (a file, a
+//! memfd, huge pages) is mapped read-only; private RAM is copied out of the QEMU process. A free QMP socket tells the exact
+//! layout and is let go at once; without one the layout follows from the command line.
+//! *Trusts*: the host kernel and QEMU. Not command lines, which any user can write, and nothing that the guest wrote.
+//! *Never*: writes to a guest or to QEMU's memory, reads devices or firmware, or returns bytes of another process that was
+//! given the number of one that ended.
+//!
+//! Needs the right to trace the QEMU process (root, or `CAP_SYS_PTRACE` and `CAP_SYS_ADMIN`).
+
+mod argv;
+mod blocks;
+mod discover;
+mod layout;
+mod maps;
+mod pause;
+mod process;
+mod qmp;
+
+pub use discover::{Vm, VmState, list};
+pub use qmp::QmpError;
+
+use crate::backend::map::MapError;
+use crate::{Gpa, GpaRange, GuestMemory, ReadError};
+use blocks::{Segment, Source};
+use process::Process;
+use qmp::Qmp;
+use std::time::Duration;
+
+/// Longest a guest stays paused, whatever becomes of this process.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// A running VM.
+#[derive(Debug)]
+pub struct Qemu {
+    vm: Vm,
+    process: Process,
+    segments: Vec<Segment>,
+    ranges: Vec<GpaRange>,
+    layout: LayoutFrom,
+    lease: Duration,
+}
+
+/// How the place of RAM is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LayoutFrom {
+    /// QEMU told.
+    Qemu,
+    /// From machine type and size, because QEMU could not be asked.
+    CommandLine(QmpError),
+}
+
+/// Why a VM cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum QemuError {
+    /// The host refused, or the process is gone.
+    #[error("process {pid}: {why} (looking into a VM takes root, or CAP_SYS_PTRACE and CAP_SYS_ADMIN)")]
+    Host {
+        /// The process.
+        pid: u32,
+        /// The host's answer.
+        why: std::io::Error,
+    },
+    /// It ended.
+    #[error("process {pid} has ended")]
+    Gone {
+        /// The process.
+        pid: u32,
+    },
+    /// Some other program.
+    #[error("process {pid} is not QEMU")]
+    NotQemu {
+        /// The process.
+        pid: u32,
+    },
+    /// Only QEMU itself can tell where such RAM is.
+    #[error("process {pid} has {what}: a free QMP socket is needed to look into it")]
+    Unsupported {
+        /// The process.
+        pid: u32,
+        /// What is in the way.
+        what: String,
+    },
+    /// No mapping fits.
+    #[error("process {pid} maps no RAM of {len_bytes} bytes where it should")]
+    NoRam {
+        /// The process.
+        pid: u32,
+        /// Length of the RAM looked for.
+        len_bytes: u64,
+    },
+    /// The control socket failed.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
+impl Qemu {
+    /// Opens the VM of a process. Its control socket, if free, is used for some milliseconds.
+    pub fn open(pid: u32) -> Result<Qemu, QemuError> {
+        let process = Process::open(pid).map_err(|why| QemuError::Host { pid, why })?;
+        let opened = Qemu::open_process(process);
+        match opened {
+            // Whatever it failed at: that it ended is the reason.
+            Err((process, _)) if !process.is_alive() => Err(QemuError::Gone { pid }),
+            other => other.map_err(|(_, error)| error),
+        }
+    }
+
+    fn open_process(process: Process) -> Result<Qemu, (Process, QemuError)> {
+        let found = discover::describe(&process).and_then(|(vm, config)| {
+            let told = Qmp::connect_any(&process, &vm.qmp_sockets, vm.uuid.as_deref())
+                .map_err(QemuError::from)
+                .and_then(|mut qmp| blocks::told(&process, &mut qmp));
+            let (segments, layout) = match told {
+                Ok(segments) => (segments, LayoutFrom::Qemu),
+                Err(QemuError::Qmp(why)) => {
+                    (blocks::derived(&process, &config)?, LayoutFrom::CommandLine(why))
+                }
+                Err(other) => return Err(other),
+            };
+            Ok((vm, segments, layout))
+        });
+        match found {
+            Ok((vm, segments, layout)) => {
+                let ranges = merge(&segments);
+                Ok(Qemu { vm, process, segments, ranges, layout, lease: LEASE })
+            }
+            Err(error) => Err((process, error)),
+        }
+    }
+
+    /// The same, with another bound on the time that a guest stays paused, even if this process hangs. 5 s otherwise.
+    #[must_use]
+    pub fn with_pause_lease(mut self, lease: Duration) -> Qemu {
+        self.lease = lease;
+        self
+    }
+
+    /// What the command line says of the VM.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// How the place of RAM is known.
+    pub fn layout(&self) -> &LayoutFrom {
+        &self.layout
+    }
+
+    /// Whether all RAM is mapped here, so that a read takes no system call.
+    pub fn is_mapped(&self) -> bool {
+        self.segments.iter().all(|segment| matches!(segment.source, Source::Mapped { .. }))
+    }
+
+    /// Whether the VM still runs. Once it does not, every read fails.
+    pub fn is_alive(&self) -> bool {
+        self.process.is_alive()
+    }
+
+    /// QEMU's run state: `running`, `paused`, `prelaunch`, … Takes a free control socket.
+    pub fn run_state(&self) -> Result<String, QmpError> {
+        self.control()?.run_state()
+    }
+
+    fn control(&self) -> Result<Qmp, QmpError> {
+        Qmp::connect_any(&self.process, &self.vm.qmp_sockets, self.vm.uuid.as_deref())
+    }
+
+    fn read_segment(&self, segment: &Segment, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        let inside = at.0.saturating_sub(segment.gpa);
+        let lost = |why: String| ReadError::Lost { at, why };
+        match &segment.source {
+            Source::Mapped { map, offset } => {
+                map.copy_out(offset.saturating_add(inside), buf).map_err(|error| match error {
+                    MapError::Lost => lost("the file behind the guest's RAM was truncated".to_owned()),
+                    other => lost(other.to_string()),
+                })?;
+                if self.process.was_alive_lately() {
+                    Ok(())
+                } else {
+                    Err(lost("the VM has ended".to_owned()))
+                }
+            }
+            Source::Process { address } => self
+                .process
+                .copy_out(address.saturating_add(inside), buf)
+                .map_err(|error| match error.raw_os_error() {
+                    Some(libc::ESRCH) => lost("the VM has ended".to_owned()),
+                    _ => lost(format!("the QEMU process: {error}")),
+                }),
+        }
+    }
+}
+
+impl GuestMemory for Qemu {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        let not_ram = ReadError::NotRam { at, len_bytes: buf.len() as u64 };
+        let (mut at, mut rest) = (at, buf);
+        let first = self.segments.partition_point(|segment| segment.gpa <= at.0).saturating_sub(1);
+        let mut segments = self.segments.iter().skip(first);
+        while !rest.is_empty() {
+            let Some(segment) = segments.next() else { return Err(not_ram) };
+            let Some(inside) = at.0.checked_sub(segment.gpa).filter(|inside| *inside < segment.len_bytes)
+            else {
+                return Err(not_ram);
+            };
+            let left = usize::try_from(segment.len_bytes.saturating_sub(inside)).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at_mut(left.min(rest.len()));
+            self.read_segment(segment, at, now)?;
+            at = Gpa(at.0.saturating_add(now.len() as u64));
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn ram(&self) -> &[GpaRange] {
+        &self.ranges
+    }
+}
+
+/// Ranges of segments in order, neighbours joined.
+fn merge(segments: &[Segment]) -> Vec<GpaRange> {
+    let mut ranges: Vec<GpaRange> = Vec::new();
+    for segment in segments {
+        match ranges.last_mut() {
+            Some(last) if last.end().0 == segment.gpa => {
+                last.len_bytes = last.len_bytes.saturating_add(segment.len_bytes);
+            }
+            _ => ranges.push(GpaRange { start: Gpa(segment.gpa), len_bytes: segment.len_bytes }),
+        }
+    }
+    ranges
+}

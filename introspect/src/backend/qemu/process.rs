@@ -1,0 +1,161 @@
+//! One process of this host, held so that its number cannot come to mean another.
+//!
+//! *Does*: tells whether the process still lives, lists its mappings, opens files as the process sees them (its own
+//! mount namespace), and copies from its memory.
+//! *Trusts*: the host kernel's `/proc`. Not what paths in there point to: they are resolved inside the process's root.
+//! *Never*: writes to the process, or returns bytes of a process that took over the number.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Longest `/proc` text that is read: smaps of a process with 65,530 mappings stays below.
+const PROC_TEXT_BYTES: u64 = 96 << 20;
+
+/// A live process, by descriptor.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: libc::pid_t,
+    fd: OwnedFd,
+    gone: AtomicBool,
+    /// Coarse clock of the last look at `fd`, in nanoseconds.
+    looked_ns: AtomicU64,
+}
+
+impl Process {
+    /// Takes hold of a process. From here on `pid` means it or nothing.
+    pub(super) fn open(pid: u32) -> io::Result<Process> {
+        let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+        // SAFETY: no pointers are passed; the answer is checked below.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        Ok(Process { pid, fd: owned(fd)?, gone: AtomicBool::new(false), looked_ns: AtomicU64::new(0) })
+    }
+
+    /// Its number in this process's namespace.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// Whether it lives. Once no, always no.
+    pub(super) fn is_alive(&self) -> bool {
+        if self.gone.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd; a pidfd becomes readable when its process ends.
+        let ended = unsafe { libc::poll(&raw mut poll, 1, 0) } > 0;
+        if ended {
+            self.gone.store(true, Ordering::Release);
+        }
+        !ended
+    }
+
+    /// As [`Process::is_alive`], asking the kernel once per tick of its coarse clock (1 to 10 ms): a read of 8 bytes from a
+    /// mapping costs a tenth of the system call.
+    pub(super) fn was_alive_lately(&self) -> bool {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a valid timespec to fill.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+        let now =
+            time.tv_sec.unsigned_abs().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.unsigned_abs());
+        if self.looked_ns.swap(now, Ordering::AcqRel) == now {
+            !self.gone.load(Ordering::Acquire)
+        } else {
+            self.is_alive()
+        }
+    }
+
+    /// A text of `/proc/PID`, of this very process.
+    pub(super) fn text(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let file = File::open(format!("/proc/{}/{name}", self.pid))?;
+        file.take(PROC_TEXT_BYTES).read_to_end(&mut text)?;
+        if self.is_alive() { Ok(text) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    }
+
+    /// Opens `path` without reading or writing rights (`O_PATH`), as the process would: in its root, or from its working
+    /// directory. Symbolic links cannot lead out.
+    pub(super) fn locate(&self, path: &Path) -> io::Result<OwnedFd> {
+        let base = if path.is_absolute() { "root" } else { "cwd" };
+        let root = File::open(format!("/proc/{}/{base}", self.pid))?;
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: open_how is plain data, for which zeros are valid.
+        let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+        how.flags = (libc::O_PATH | libc::O_CLOEXEC).unsigned_abs().into();
+        how.resolve = libc::RESOLVE_IN_ROOT;
+        let size = size_of::<libc::open_how>();
+        // SAFETY: a live directory descriptor, a terminated path, and an open_how of the size told.
+        let fd = unsafe {
+            libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size)
+        };
+        let fd = owned(fd)?;
+        if self.is_alive() { Ok(fd) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    }
+
+    /// Copies from the process's memory; all of it or an error.
+    pub(super) fn copy_out(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
+        let wanted = buf.len();
+        let at = usize::try_from(address).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
+        let local = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: wanted };
+        let remote = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: wanted };
+        // SAFETY: `local` is exactly `buf`; `remote` is an address in the other process, which the kernel checks.
+        let got = unsafe { libc::process_vm_readv(self.pid, &raw const local, 1, &raw const remote, 1, 0) };
+        let error = io::Error::last_os_error();
+        // It lives after the copy, so the number meant it during the copy.
+        if !self.is_alive() {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        match usize::try_from(got) {
+            Ok(got) if got == wanted => Ok(()),
+            Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+            Err(_) => Err(error),
+        }
+    }
+}
+
+/// Takes over a descriptor that a system call gave, or its error.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    match i32::try_from(fd) {
+        // SAFETY: a fresh descriptor that nobody else owns.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn copies_from_a_process_until_it_ends() {
+        let mut child = Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        let maps = String::from_utf8(process.text("maps").unwrap()).unwrap();
+        let start = u64::from_str_radix(maps.split('-').next().unwrap(), 16).unwrap();
+        let mut magic = [0; 4];
+        process.copy_out(start, &mut magic).unwrap();
+        assert_eq!(&magic, b"\x7fELF");
+        assert_eq!(process.copy_out(8, &mut magic).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(process.copy_out(start, &mut magic).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert!(!process.is_alive() && !process.was_alive_lately());
+        assert!(process.text("maps").is_err());
+    }
+
+    #[test]
+    fn locates_inside_the_root_only() {
+        let process = Process::open(std::process::id()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("../../../../../../../etc/passwd", dir.path().join("up")).unwrap();
+        assert!(process.locate(&dir.path().join("up")).is_ok(), "clipped at the root, as for the process");
+        assert!(process.locate(&dir.path().join("none")).is_err());
+        assert!(Process::open(u32::MAX).is_err());
+    }
+}
