@@ -17,9 +17,11 @@ pub mod paging;
 pub mod partial;
 pub mod pause;
 pub mod space;
+pub mod target;
 
 pub use addr::{Gfn, Gpa, GpaRange, Gva};
 pub use memory::{GuestMemory, ReadError, SharedMemory, Stability};
 pub use partial::{Gap, GapReason, Partial};
 pub use pause::{Pause, PauseError, Paused};
 pub use space::{AccessError, AddressSpace};
+pub use target::{Target, TargetError};
