@@ -65,8 +65,17 @@ pub enum KernelFileError {
     Types(String),
 }
 
+/// A kernel's profile, and where a running kernel shows which build it is.
+#[derive(Clone, Debug)]
+pub struct KernelFile {
+    /// Symbols and types.
+    pub profile: Profile,
+    /// Distance of the build id's 20 bytes from `_text`.
+    pub build_id_offset: Option<i64>,
+}
+
 /// Builds a profile from the bytes of a `vmlinuz` or `vmlinux`.
-pub fn load(file: &[u8]) -> Result<Profile, KernelFileError> {
+pub fn load(file: &[u8]) -> Result<KernelFile, KernelFileError> {
     let unpacked;
     let elf = if file.starts_with(b"\x7fELF") {
         file
@@ -84,9 +93,14 @@ pub fn load(file: &[u8]) -> Result<Profile, KernelFileError> {
     let banner = banner(image.get(at("linux_banner")?..).unwrap_or_default())?;
     let types = btf::parse(between("__start_BTF", "__stop_BTF")?)
         .map_err(|error| KernelFileError::Types(error.to_string()))?;
-    let build_id = between("__start_notes", "__stop_notes").ok().and_then(BuildId::from_notes);
+    let notes = between("__start_notes", "__stop_notes").unwrap_or_default();
+    let build_id = BuildId::from_notes(notes);
+    let inside = build_id.and_then(|id| memchr::memmem::find(notes, &id.0));
+    let build_id_offset =
+        inside.zip(at("__start_notes").ok()).and_then(|(inside, start)| start.checked_add(inside));
     let identity = Identity::from_banner(banner, build_id).ok_or(KernelFileError::Missing("linux_banner"))?;
-    Ok(Profile { identity, symbols, types })
+    let profile = Profile { identity, symbols, types };
+    Ok(KernelFile { profile, build_id_offset: build_id_offset.and_then(|offset| i64::try_from(offset).ok()) })
 }
 
 /// The compressed part of a boot image.

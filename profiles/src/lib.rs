@@ -8,6 +8,7 @@
 
 pub mod btf;
 mod build_id;
+pub mod compare;
 pub mod isf;
 pub mod kallsyms;
 pub mod kernel_file;

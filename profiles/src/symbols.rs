@@ -86,7 +86,7 @@ impl Symbols {
         (0..self.entries.len() as u32).filter_map(|index| self.at(index))
     }
 
-    fn at(&self, index: u32) -> Option<Symbol<'_>> {
+    pub(crate) fn at(&self, index: u32) -> Option<Symbol<'_>> {
         let entry = self.entries.get(index as usize)?;
         Some(Symbol { name: self.name_at(index), address: entry.address, kind: entry.kind })
     }

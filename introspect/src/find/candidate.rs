@@ -7,6 +7,7 @@ use crate::linux::{Kernel, Layouts, View};
 use crate::paging::Root;
 use crate::{Gpa, GpaRange, GuestMemory, Gva};
 use lynceus_profiles::kallsyms::{self, Kallsyms, LINK_TEXT, Tables};
+use lynceus_profiles::store::{SourceDigest, SourceHasher, SourceRange};
 use lynceus_profiles::{Identity, Profile, Types, btf};
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ const MAX_IMAGE_BYTES: u64 = 1 << 30;
 /// A decoded kallsyms table and where it came from.
 pub(super) struct Table {
     pub(super) symbols: Kallsyms,
-    /// Guest-physical ranges of the parts that no boot changes.
-    pub(super) constant: Vec<GpaRange>,
+    /// The parts that no boot changes: where they lie, and the very bytes that were decoded.
+    pub(super) constant: Vec<(GpaRange, Vec<u8>)>,
     /// Guest-physical address of the token table.
     pub(super) at: Gpa,
 }
@@ -47,6 +48,8 @@ pub(super) struct Found {
     pub(super) kernel: Kernel,
     /// Ranges that the profile was built from, at their guest-physical places.
     pub(super) sources: Vec<GpaRange>,
+    /// Digest of the bytes in them that were parsed; `None` for a profile from elsewhere.
+    pub(super) digest: Option<SourceDigest>,
 }
 
 /// Gathers the memory around a token table and decodes it.
@@ -58,12 +61,13 @@ pub(super) fn decode(memory: &dyn GuestMemory, at: Gpa) -> Result<Table, String>
     let mut symbols = tables.decode(&region).map_err(|error| error.to_string())?;
     // Tables that count from their own place tell where `_text` is: make it a guest-physical address.
     symbols.text_offset = symbols.text_offset.and_then(|offset| offset.checked_add(start.0.cast_signed()));
-    Ok(Table { symbols, constant: constant_ranges(&tables, start), at })
+    Ok(Table { symbols, constant: constant_ranges(&tables, &region, start), at })
 }
 
-fn constant_ranges(tables: &Tables, start: Gpa) -> Vec<GpaRange> {
+fn constant_ranges(tables: &Tables, region: &[u8], start: Gpa) -> Vec<(GpaRange, Vec<u8>)> {
     let place = |range: Range<usize>| {
-        Some(GpaRange { start: start.checked_add(range.start as u64)?, len_bytes: range.len() as u64 })
+        let place = GpaRange { start: start.checked_add(range.start as u64)?, len_bytes: range.len() as u64 };
+        Some((place, region.get(range)?.to_vec()))
     };
     tables.constant_ranges().into_iter().filter_map(place).collect()
 }
@@ -113,15 +117,15 @@ pub(super) fn examine(memory: &dyn GuestMemory, table: Table) -> Result<Found, C
         return reject(candidate, "its banner names no release".to_owned());
     };
     let Some(root) = image.root(text_at) else { return reject(candidate, "no page tables".to_owned()) };
-    let (types, btf_range) = match read_btf(&image) {
+    let (types, btf) = match read_btf(&image) {
         Ok(found) => found,
         Err(why) => return reject(candidate, format!("its types cannot be read: {why}")),
     };
-    let sources = table.constant.iter().copied().chain([btf_range]).collect();
+    let (sources, digest) = digest(text, table.constant.into_iter().chain([btf]));
     let profile = Profile { identity, symbols: table.symbols.symbols, types };
     let kernel = kernel(profile, text, text_at, root);
     check_live(memory, &kernel, &mut candidate.evidence);
-    Ok(Found { candidate, kernel, sources })
+    Ok(Found { candidate, kernel, sources, digest: Some(digest) })
 }
 
 /// Puts together what was found.
@@ -131,12 +135,24 @@ pub(super) fn kernel(profile: Profile, text: Gpa, text_at: Gva, root: Root) -> K
 }
 
 /// The BTF blob between the symbols that name its ends.
-fn read_btf(image: &Image<'_>) -> Result<(Types, GpaRange), String> {
+fn read_btf(image: &Image<'_>) -> Result<(Types, (GpaRange, Vec<u8>)), String> {
     let start = image.gpa("__start_BTF").ok_or("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")?;
     let max = btf::MAX_BLOB_BYTES as u64;
     let blob = image.bytes_between("__start_BTF", "__stop_BTF", max).ok_or("the BTF is not in memory")?;
     let types = btf::parse(&blob).map_err(|error| error.to_string())?;
-    Ok((types, GpaRange { start, len_bytes: blob.len() as u64 }))
+    Ok((types, (GpaRange { start, len_bytes: blob.len() as u64 }, blob)))
+}
+
+/// The ranges, and a digest of their places and bytes.
+fn digest(text: Gpa, parts: impl Iterator<Item = (GpaRange, Vec<u8>)>) -> (Vec<GpaRange>, SourceDigest) {
+    let (mut ranges, mut hasher) = (Vec::new(), SourceHasher::default());
+    for (range, bytes) in parts {
+        let offset_from_text = range.start.0.wrapping_sub(text.0).cast_signed();
+        hasher.range(SourceRange { offset_from_text, len_bytes: range.len_bytes });
+        hasher.bytes(&bytes);
+        ranges.push(range);
+    }
+    (ranges, hasher.finish())
 }
 
 /// Checks that need types: is this kernel alive?

@@ -55,6 +55,14 @@ impl Image<'_> {
         BuildId::from_notes(&notes)
     }
 
+    /// Guest-physical address of the build id's 20 bytes.
+    pub(super) fn build_id_at(&self) -> Option<Gpa> {
+        let notes = self.bytes_between("__start_notes", "__stop_notes", MAX_NOTES_BYTES)?;
+        let id = BuildId::from_notes(&notes)?;
+        let inside = memchr::memmem::find(&notes, &id.0)?;
+        self.gpa("__start_notes")?.checked_add(inside as u64)
+    }
+
     /// The bytes from one symbol to another, if there are at most `max_bytes`.
     pub(super) fn bytes_between(&self, start: &str, stop: &str, max_bytes: u64) -> Option<Vec<u8>> {
         let (start, stop) = (self.gpa(start)?, self.gpa(stop)?);

@@ -7,6 +7,7 @@
 //!
 //! *Trusts*: the backend. *Never*: takes the first look-alike, or assumes a paging mode.
 
+mod cached;
 mod candidate;
 mod evidence;
 mod image;
@@ -20,12 +21,15 @@ use crate::linux::LinuxGuest;
 use crate::memory::ram_bytes;
 use crate::{GpaRange, GuestMemory, SharedMemory};
 use candidate::Found;
+use lynceus_profiles::compare::{Disagreements, compare};
+use lynceus_profiles::store::{Origin, ProfileStore, StoreError};
 use std::time::{Duration, Instant};
 
 /// Where the profile came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Source {
     /// Read from this guest's memory just now.
+    #[default]
     Memory,
     /// Read from a guest's memory earlier; this guest holds the same bytes.
     Cache,
@@ -54,8 +58,12 @@ pub struct Attached {
     pub rejected: Vec<Candidate>,
     /// Where the profile came from.
     pub source: Source,
-    /// Guest-physical ranges that the profile was built from.
+    /// Guest-physical ranges that the profile was built from; empty where it came from the store.
     pub sources: Vec<GpaRange>,
+    /// Where the guest's memory and the trusted profile of its build disagree.
+    pub disagreements: Disagreements,
+    /// Why what was learned could not be stored, where it should have been.
+    pub store_error: Option<StoreError>,
     /// How long it took.
     pub timings: Timings,
 }
@@ -95,17 +103,110 @@ fn reasons(candidates: &[Candidate]) -> String {
 
 /// Finds the kernel in `memory` and builds its profile from nothing else.
 pub fn attach(memory: SharedMemory) -> Result<Attached, AttachError> {
+    attach_with(memory, None)
+}
+
+/// Finds the kernel in `memory`, in milliseconds where `store` knows its build already.
+///
+/// What is learned is stored. A trusted profile of the same build wins over what the memory says of itself, and where the two
+/// disagree is reported.
+pub fn attach_with(memory: SharedMemory, store: Option<&ProfileStore>) -> Result<Attached, AttachError> {
     let started = Instant::now();
-    let scan = scan::scan(&*memory);
+    let cached = store.and_then(|store| cached::find(&*memory, store, Origin::Learned));
+    let (found, mut attached) = match cached {
+        Some(found) => (found, Outcome { source: Source::Cache, ..Outcome::default() }),
+        None => match long_way(&*memory, started) {
+            Ok((found, mut outcome)) => {
+                outcome.store_error = store.and_then(|store| learn(&*memory, store, &found).err());
+                (found, outcome)
+            }
+            // A guest that spoiled its own tables is still the build that the admin knows.
+            Err(error) => match store.and_then(|store| cached::find(&*memory, store, Origin::Trusted)) {
+                Some(found) => (found, Outcome { source: Source::Trusted, ..Outcome::default() }),
+                None => return Err(error),
+            },
+        },
+    };
+    let found = match store {
+        Some(store) if attached.source != Source::Trusted => {
+            prefer_trusted(&*memory, store, found, &mut attached)
+        }
+        _ => found,
+    };
+    attached.timings.total = started.elapsed();
+    Ok(attached.with(memory, found))
+}
+
+/// An [`Attached`] in the making.
+#[derive(Default)]
+struct Outcome {
+    rejected: Vec<Candidate>,
+    source: Source,
+    disagreements: Disagreements,
+    store_error: Option<StoreError>,
+    timings: Timings,
+}
+
+impl Outcome {
+    fn with(self, memory: SharedMemory, found: Found) -> Attached {
+        let Outcome { rejected, source, disagreements, store_error, timings } = self;
+        Attached {
+            guest: LinuxGuest::new(memory, found.kernel),
+            evidence: found.candidate.evidence,
+            rejected,
+            source,
+            sources: found.sources,
+            disagreements,
+            store_error,
+            timings,
+        }
+    }
+}
+
+fn long_way(memory: &dyn GuestMemory, started: Instant) -> Result<(Found, Outcome), AttachError> {
+    let scan = scan::scan(memory);
     let scanned = started.elapsed();
-    let (found, rejected) = examine_all(&*memory, &scan);
-    let examined = started.elapsed();
-    let (found, rejected) = choose(found, rejected, &*memory, &scan)?;
-    let timings =
-        Timings { scan: scanned, examine: examined.saturating_sub(scanned), total: started.elapsed() };
-    let guest = LinuxGuest::new(memory, found.kernel);
-    let evidence = found.candidate.evidence;
-    Ok(Attached { guest, evidence, rejected, source: Source::Memory, sources: found.sources, timings })
+    let (found, rejected) = examine_all(memory, &scan);
+    let (found, rejected) = choose(found, rejected, memory, &scan)?;
+    let examine = started.elapsed().saturating_sub(scanned);
+    let timings = Timings { scan: scanned, examine, total: Duration::default() };
+    Ok((found, Outcome { rejected, timings, ..Outcome::default() }))
+}
+
+fn learn(memory: &dyn GuestMemory, store: &ProfileStore, found: &Found) -> Result<(), StoreError> {
+    match cached::header(memory, found) {
+        Some(header) => store.save(&header, &found.kernel.profile),
+        None => Ok(()),
+    }
+}
+
+/// The kernel with the admin's profile of its build, if there is one and it fits.
+fn prefer_trusted(
+    memory: &dyn GuestMemory,
+    store: &ProfileStore,
+    found: Found,
+    outcome: &mut Outcome,
+) -> Found {
+    let Some(header) = store.trusted(&found.kernel.profile.identity) else { return found };
+    let trusted = match store.load(&header) {
+        Ok(trusted) => trusted,
+        Err(error) => {
+            outcome.store_error = Some(error);
+            return found;
+        }
+    };
+    outcome.disagreements = compare(&trusted, &found.kernel.profile);
+    match cached::examine(memory, trusted, found.kernel.text) {
+        Ok(better) => {
+            outcome.source = Source::Trusted;
+            Found { sources: found.sources, ..better }
+        }
+        Err(evidence) => {
+            let reason = format!("the trusted profile does not fit: {evidence}");
+            outcome.rejected.push(Candidate { reason, ..found.candidate.clone() });
+            found
+        }
+    }
 }
 
 fn examine_all(memory: &dyn GuestMemory, scan: &Scan) -> (Vec<Found>, Vec<Candidate>) {

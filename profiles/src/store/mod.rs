@@ -11,7 +11,7 @@
 
 mod format;
 
-use crate::{Identity, Profile};
+use crate::{Identity, Profile, kallsyms};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -81,6 +81,21 @@ pub struct Header {
     pub digest: SourceDigest,
     /// Where these bytes lie; empty for a trusted profile.
     pub ranges: Vec<SourceRange>,
+}
+
+impl Header {
+    /// What an imported profile is stored under. `build_id_offset` is where the build id's bytes lie from `_text`, if known.
+    pub fn trusted(profile: &Profile, build_id_offset: Option<i64>) -> Header {
+        let distance = |name| profile.symbols.address(name)?.checked_sub(kallsyms::LINK_TEXT);
+        Header {
+            origin: Origin::Trusted,
+            identity: profile.identity.clone(),
+            banner_offset: distance("linux_banner").and_then(|distance| i64::try_from(distance).ok()),
+            build_id_offset,
+            digest: SourceDigest::default(),
+            ranges: Vec::new(),
+        }
+    }
 }
 
 /// Why the store cannot do what it was asked.
