@@ -13,8 +13,10 @@ pub const RWX_MARKER: &str = "LYNCEUS-LAB-RWX-MARKER-7f3a9c51";
 /// cgroup of `lab-container` and `lab-inner`.
 pub const CONTAINER_CGROUP: &str = "/docker/4c61624c796e636575734c61624c796e636575734c61624c796e636575730001";
 
-/// (name, what must be true of the only process with it).
-const PEOPLE: &[(&str, fn(&Task) -> bool)] = &[
+/// A process's name, and what must be true of it.
+type Person = (&'static str, fn(&Task) -> bool);
+
+const PEOPLE: &[Person] = &[
     ("lab-plain", |task| {
         task.cmdline == ["lab-plain", "--alpha one", "--beta=two words"]
             && has(&task.environ, "LAB_SECRET=s3cr3t")
@@ -167,6 +169,8 @@ fn missing_maps(truth: &Truth, missing: &mut Vec<String>) -> Result<()> {
     if let Ok(task) = truth.task_named("lab-rwx") {
         let armed = truth.maps(task.pid)?.iter().any(|map| map.perms == "rwxp" && map.path.is_empty());
         check(missing, armed, || "lab-rwx has no rwx memory".into());
+        let pages = truth.pages(task.pid)?.iter().filter(|(_, frame)| *frame != 0).count();
+        check(missing, pages > 10, || format!("lab-rwx has {pages} pages with a known frame"));
     }
     let Ok(task) = truth.task_named("lab-maps") else { return Ok(()) };
     let maps = truth.maps(task.pid)?;

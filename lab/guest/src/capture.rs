@@ -5,6 +5,7 @@
 //!
 //! - `/notes`: a `NOTE <text>` line for everything that could not be planted;
 //! - `/proc/PID/fdstat`: `FD DEV INODE MODE SIZE` lines (st_dev as major:minor in decimal, mode in octal);
+//! - `/proc/PID/pages`, of a few processes: `VADDR PFN` lines in hexadecimal, a line for each page that is in memory;
 //! - `/proc/PID/net/ifaddrs`: `NAME ADDRESS PREFIX` lines, of the first process of each network namespace;
 //! - `/lab/bpf`: see [`crate::bpf::list`]; `/lab/clock`: `realtime`, `monotonic` and `boottime` in nanoseconds.
 //!
@@ -15,13 +16,15 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use crate::{bpf, sys};
 
 const OF_THREAD: &[&str] = &["status", "stat", "comm"];
 const OF_PROCESS: &[&str] = &["cmdline", "environ", "maps", "mountinfo", "cgroup", "limits", "uid_map"];
 const LINKS: &[&str] = &["exe", "cwd", "root"];
+/// Processes whose translations are captured, by name.
+const PAGED: &[&str] = &["lab-rwx", "lab-maps", "lab-inner"];
 const OF_NETWORK: &[&str] = &[
     "tcp",
     "tcp6",
@@ -132,11 +135,35 @@ fn process(truth: &mut Records, pid: u32) {
         }
     }
     truth.put(&format!("{base}/fdstat"), stats.as_bytes());
+    let comm = fs::read_to_string(format!("{base}/comm")).unwrap_or_default();
+    if PAGED.contains(&comm.trim_end()) {
+        truth.put(&format!("{base}/pages"), pages(&base).as_bytes());
+    }
     for tid in numbers(&format!("{base}/task")).into_iter().filter(|&tid| tid != pid) {
         for name in OF_THREAD {
             truth.file(&format!("{base}/task/{tid}/{name}"));
         }
     }
+}
+
+/// Which page frame each present page of a process is in (Documentation/admin-guide/mm/pagemap.rst).
+fn pages(base: &str) -> String {
+    let mut text = String::new();
+    let Ok(pagemap) = File::open(format!("{base}/pagemap")) else { return text };
+    for line in fs::read_to_string(format!("{base}/maps")).unwrap_or_default().lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let ends = range.map(|(start, end)| (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)));
+        let Some((Ok(start), Ok(end))) = ends else { continue };
+        for page in start >> 12..end >> 12 {
+            let mut entry = [0; 8];
+            let present = pagemap.read_exact_at(&mut entry, page * 8).is_ok() && entry[7] & 0x80 != 0;
+            if present {
+                let frame = u64::from_ne_bytes(entry) & ((1 << 55) - 1);
+                let _ = writeln!(text, "{:x} {frame:x}", page << 12);
+            }
+        }
+    }
+    text
 }
 
 /// Sockets and interfaces of the network namespace that `pid` is the first process of.

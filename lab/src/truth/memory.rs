@@ -78,6 +78,15 @@ impl Truth {
         Ok(maps.into_iter().filter(|map| map.path != "[vsyscall]").collect())
     }
 
+    /// (virtual address, page-frame number) of every page of a process that is in memory, in order. Captured for `lab-rwx`,
+    /// `lab-maps` and `lab-inner` only.
+    pub fn pages(&self, pid: u32) -> Result<Vec<(u64, u64)>> {
+        self.lines(&format!("/proc/{pid}/pages"), 0, |line| {
+            let ([address, frame], _) = columns(line)?;
+            Some((hex(address)?, hex(frame)?))
+        })
+    }
+
     /// The open files of one process, by number.
     pub fn fds(&self, pid: u32) -> Result<Vec<Fd>> {
         let base = format!("/proc/{pid}");
@@ -174,6 +183,13 @@ mod tests {
         assert_eq!((maps[0].start, maps[0].end, maps[0].offset), (0x7f00, 0x7f10, 0x1000));
         assert_eq!((maps[0].dev, maps[0].inode, maps[0].path.as_str()), ((0, 31), 77, "/run/a b (deleted)"));
         assert_eq!((maps[1].perms.as_str(), maps[1].path.as_str()), ("rwxp", ""));
+    }
+
+    #[test]
+    fn pages_are_hexadecimal() {
+        let truth = truth(&[("/proc/5/pages", "7f0000001000 1a2b\n7f0000002000 10\n")]);
+        assert_eq!(truth.pages(5).unwrap(), [(0x7f00_0000_1000, 0x1a2b), (0x7f00_0000_2000, 0x10)]);
+        assert_eq!(truth.pages(6).unwrap(), []);
     }
 
     #[test]

@@ -80,6 +80,10 @@ pub(super) fn container(args: &[String]) -> io::Result<Held> {
 
 fn build_root() -> io::Result<()> {
     sys::set_hostname("lab-container")?;
+    // Settings of this network namespace: as in boot, addresses must not pass through "tentative".
+    for conf in ["all", "default"] {
+        or_report("accept_dad", fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/accept_dad"), "0"));
+    }
     or_report("container lo", boot::shell("ip link set lo up"));
     sys::mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "")?;
     sys::mount("container-root", ROOT, "tmpfs", 0, "size=8m,mode=0755")?;
