@@ -1,0 +1,192 @@
+//! Memory dumps: files that hold a guest's RAM as it was.
+//!
+//! *Does*: detects the format from the file's first bytes (never from its name), and reads guest-physical memory out of it:
+//! raw images, LiME and AVML, ELF cores (QEMU, libvirt, makedumpfile `-E`), kdump-compressed files (QEMU, makedumpfile), the
+//! latter two also in makedumpfile's flattened form. Uncompressed bytes come straight from a mapping of the file.
+//! *Trusts*: nothing in the file. A table that makes no sense is an error, a part that is missing a warning, and a page that
+//! is not there [`ReadError::Absent`], never zeros.
+//! *Never*: writes, allocates more than the file's own tables justify (about 150 MiB for the largest), follows a name.
+//!
+//! ```no_run
+//! use lynceus_introspect::{GuestMemory, backend::dump::Dump};
+//! let dump = Dump::open("guest.core".as_ref())?;
+//! println!("{}, RAM at {:?}", dump.format(), dump.ram());
+//! # Ok::<(), lynceus_introspect::backend::dump::DumpError>(())
+//! ```
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod avml;
+mod cache;
+mod decompress;
+mod detect;
+mod elf;
+mod flat;
+mod image;
+mod kdump;
+mod lime;
+mod lzo;
+mod notes;
+mod raw;
+mod segments;
+
+pub use image::DumpError;
+pub use notes::VcpuState;
+pub use raw::RawLayout;
+
+use crate::memory::Stability;
+use crate::{Gpa, GpaRange, GuestMemory, ReadError};
+use image::Image;
+use notes::Notes;
+use segments::Segments;
+use std::path::Path;
+
+/// How a dump stores memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// RAM byte for byte, no header.
+    Raw,
+    /// LiME version 1.
+    Lime,
+    /// AVML's compressed form of LiME.
+    Avml,
+    /// An ELF core of physical memory.
+    Elf,
+    /// kdump-compressed.
+    Kdump,
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Raw => "raw",
+            Format::Lime => "LiME",
+            Format::Avml => "AVML",
+            Format::Elf => "ELF core",
+            Format::Kdump => "kdump",
+        })
+    }
+}
+
+/// An opened dump. Shared freely between threads.
+#[derive(Debug)]
+pub struct Dump {
+    image: Image,
+    format: Format,
+    source: Source,
+    ram: Vec<GpaRange>,
+    notes: Notes,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Runs(Segments),
+    Kdump(kdump::Kdump),
+    Avml(avml::Avml),
+}
+
+impl Dump {
+    /// Opens a dump of any known format. A raw image starts with [`RawLayout::Identity`].
+    pub fn open(path: &Path) -> Result<Dump, DumpError> {
+        let mut warnings = Vec::new();
+        let image = Image::open(path)?.unflatten(&mut warnings)?;
+        let format = detect::format(&image)?;
+        let mut notes = Notes::default();
+        let (source, ram) = match format {
+            Format::Kdump => {
+                let (kdump, ram, found) = kdump::open(&image, &mut warnings)?;
+                notes = found;
+                (Source::Kdump(kdump), ram)
+            }
+            Format::Avml => {
+                let avml = avml::open(&image, &mut warnings)?;
+                let ram = avml.ram();
+                (Source::Avml(avml), ram)
+            }
+            Format::Raw | Format::Lime | Format::Elf => {
+                let found = match format {
+                    Format::Lime => lime::parse(&image, &mut warnings)?,
+                    Format::Elf => {
+                        let (found, about) = elf::parse(&image, &mut warnings)?;
+                        notes = about;
+                        found
+                    }
+                    _ => RawLayout::Identity.segments(image.len_bytes()),
+                };
+                let runs = Segments::new(found, &image, &mut warnings);
+                let ram = runs.ram();
+                (Source::Runs(runs), ram)
+            }
+        };
+        if ram.is_empty() {
+            return Err(image.corrupt(0, "the dump holds no memory"));
+        }
+        Ok(Dump { image, format, source, ram, notes, warnings })
+    }
+
+    /// How the file stores memory.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What was odd about the file, in words for people: truncated, overlapping, unreadable notes.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The vCPUs' registers, where the dump has them (QEMU's notes). Their writer is the hypervisor, not the guest.
+    pub fn vcpus(&self) -> &[VcpuState] {
+        &self.notes.vcpus
+    }
+
+    /// The kernel's VMCOREINFO text, where the dump has it. Its writer is the guest.
+    pub fn vmcoreinfo(&self) -> Option<&str> {
+        self.notes.vmcoreinfo.as_deref()
+    }
+
+    /// The layouts to try: of a raw image those of its length, likeliest first; none of other formats, which say where
+    /// their memory belongs.
+    pub fn raw_layouts(&self) -> Vec<RawLayout> {
+        if self.format == Format::Raw { RawLayout::candidates(self.image.len_bytes()) } else { Vec::new() }
+    }
+
+    /// The same raw image with its bytes laid out anew. Other formats stay as they are.
+    pub fn with_raw_layout(mut self, layout: RawLayout) -> Dump {
+        if self.format == Format::Raw {
+            let found = layout.segments(self.image.len_bytes());
+            let runs = Segments::new(found, &self.image, &mut self.warnings);
+            self.ram = runs.ram();
+            self.source = Source::Runs(runs);
+        }
+        self
+    }
+}
+
+impl GuestMemory for Dump {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        match &self.source {
+            Source::Runs(runs) => return runs.read(&self.image, at, buf),
+            _ if buf.is_empty() => return Ok(()),
+            _ => {}
+        }
+        let len_bytes = buf.len() as u64;
+        let after = self.ram.partition_point(|range| range.start <= at);
+        let range = after.checked_sub(1).and_then(|index| self.ram.get(index));
+        if !range.is_some_and(|range| range.contains(at, len_bytes)) {
+            return Err(ReadError::NotRam { at, len_bytes });
+        }
+        match &self.source {
+            Source::Runs(runs) => runs.read(&self.image, at, buf),
+            Source::Kdump(kdump) => kdump.read(&self.image, at, buf),
+            Source::Avml(avml) => avml.read(&self.image, at, buf),
+        }
+    }
+
+    fn ram(&self) -> &[GpaRange] {
+        &self.ram
+    }
+
+    fn stability(&self) -> Stability {
+        Stability::Frozen
+    }
+}
