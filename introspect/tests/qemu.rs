@@ -9,6 +9,7 @@ use lynceus_introspect::backend::qemu::{LayoutFrom, Qemu, QemuError, QmpError, l
 use lynceus_introspect::{Gpa, GuestMemory, Pause, PauseError, ReadError, Target};
 use machine::{Machine, Monitor};
 use serde_json::json;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 const UUID: &str = "6f9619ff-8b86-d011-b42d-00cf4fc964ff";
@@ -276,4 +277,30 @@ fn a_killed_looker_leaves_the_guest_running() {
     machine.second_monitor().await_state("running");
     // And the socket is free again.
     machine.monitor().await_state("running");
+}
+
+#[test]
+fn a_scan_makes_the_host_allocate_nothing() {
+    let mut machine = Machine::new();
+    memfd(&mut machine);
+    machine.start();
+    machine.wait_for_firmware();
+    let vm = Qemu::open(machine.pid()).unwrap();
+    let used = || {
+        let fds =
+            std::fs::read_dir(format!("/proc/{}/fd", machine.pid())).unwrap().map(|fd| fd.unwrap().path());
+        let mut memfds = fds.filter(|fd| {
+            std::fs::read_link(fd).is_ok_and(|to| to.to_string_lossy().contains("memfd:memory-backend"))
+        });
+        std::fs::metadata(memfds.next().unwrap()).unwrap().blocks() * 512
+    };
+    let before = used();
+    assert!(before < 32 << 20, "most of the RAM was never used: {before}");
+    let mut page = [0; 4096];
+    for range in vm.ram() {
+        for at in (range.start.0..range.end().0).step_by(4096) {
+            vm.read(Gpa(at), &mut page).unwrap();
+        }
+    }
+    assert!(used() < before + (4 << 20), "{} after {before}", used());
 }

@@ -22,6 +22,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 const SHORT_BYTES: usize = 128;
 /// Mappings a process can hold: far above a host's VMs, small enough to search in a signal handler.
 const SLOTS: usize = 1024;
+/// Bytes in a host page.
+const PAGE: usize = 4096;
 
 /// Why a mapping could not be made, or not be read.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,31 @@ impl ReadOnlyMap {
     /// Whether the file was truncated under the mapping (noticed by a copy that touched the missing part).
     pub fn is_lost(&self) -> bool {
         self.slot.lost.load(Ordering::Acquire)
+    }
+
+    /// Whether the host holds all pages of a range in memory, so that to read it allocates nothing. Of a file that is
+    /// neither this user's nor writable for it, the kernel says that it does (mincore(2)).
+    pub fn is_resident(&self, offset: u64, len: usize) -> Result<bool, MapError> {
+        let outside = MapError::Outside { offset, len_bytes: len as u64 };
+        let Ok(at) = usize::try_from(offset) else { return Err(outside) };
+        let Some(end) = at.checked_add(len).filter(|end| *end <= self.len) else { return Err(outside) };
+        let mut pages = [0u8; 256];
+        for from in (at & !(PAGE - 1)..end).step_by(PAGE * pages.len()) {
+            let count = end.saturating_sub(from).div_ceil(PAGE).min(pages.len());
+            // SAFETY: pages of this mapping, whose start is a page's; one byte of `pages` for each. Nothing is touched.
+            let failed = unsafe {
+                let start = self.start.add(from).cast_mut().cast();
+                libc::mincore(start, count.saturating_mul(PAGE), pages.as_mut_ptr())
+            };
+            if failed != 0 {
+                // A host of larger pages: then a look may allocate.
+                return Ok(true);
+            }
+            if pages.iter().take(count).any(|page| page & 1 == 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Copies `buf.len()` bytes from `offset` of the mapping. On an error `buf` holds nothing of use.

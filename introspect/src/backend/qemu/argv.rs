@@ -20,7 +20,7 @@ const FLAGS: &str = " h help version S nographic daemonize no-reboot no-shutdown
 pub(super) struct Config {
     pub(super) name: Option<String>,
     pub(super) uuid: Option<String>,
-    /// As asked for, rounded up to 8 KiB as QEMU does; 128 MiB when not said.
+    /// As asked for, rounded up to 8 KiB as QEMU does; the main backend's size, else 128 MiB, when not said.
     pub(super) ram_bytes: u64,
     pub(super) vcpus: u32,
     pub(super) machine: Option<String>,
@@ -151,8 +151,8 @@ impl Config {
             "m" => {
                 let opts = opts("size");
                 let asked = opts.get("size").and_then(|text| size(text, 1 << 20)).filter(|bytes| *bytes > 0);
-                self.ram_bytes =
-                    asked.and_then(|bytes| bytes.checked_next_multiple_of(8192)).unwrap_or(self.ram_bytes);
+                found.ram_bytes =
+                    asked.and_then(|bytes| bytes.checked_next_multiple_of(8192)).or(found.ram_bytes);
                 self.can_grow |= opts.get("maxmem").is_some();
             }
             "smp" => self.vcpus = vcpus(&opts("cpus")),
@@ -220,6 +220,9 @@ impl Config {
             self.qmp_sockets.extend(chardev.and_then(|opts| opts.get("path")).map(PathBuf::from));
         }
         self.qmp_sockets.dedup();
+        let main = found.backends.iter().find(|backend| found.main.as_ref() == Some(&backend.id));
+        let main = main.map(|backend| backend.len_bytes).filter(|bytes| *bytes > 0);
+        self.ram_bytes = found.ram_bytes.or(main).unwrap_or(self.ram_bytes);
         found.nodes.sort_by_key(|node| node.0);
         let ids = if found.nodes.is_empty() {
             found.main.into_iter().collect()
@@ -242,6 +245,7 @@ struct Found {
     monitors: Vec<String>,
     backends: Vec<Backend>,
     main: Option<String>,
+    ram_bytes: Option<u64>,
     nodes: Vec<(u64, String)>,
 }
 

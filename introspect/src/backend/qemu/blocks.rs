@@ -10,8 +10,10 @@ use super::layout::{self, Placed};
 use super::maps::{self, Mapping};
 use super::process::Process;
 use super::qmp::{Qmp, QmpError};
-use crate::backend::map::{ReadOnlyMap, open_read_only};
+use super::shared::SharedRam;
+use crate::backend::map::open_read_only;
 use serde_json::{Value, json};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,8 +29,8 @@ pub(super) struct Segment {
 /// Where bytes are.
 #[derive(Debug)]
 pub(super) enum Source {
-    /// In a file mapped here.
-    Mapped { map: Arc<ReadOnlyMap>, offset: u64 },
+    /// In a file mapped here, `offset` bytes into the mapping.
+    Shared { ram: Arc<SharedRam>, offset: u64 },
     /// In the process's private memory.
     Process { address: u64 },
 }
@@ -139,7 +141,7 @@ fn the_mapping(process: &Process, block: &Backend, maps: &[Mapping]) -> Result<M
 
 /// The inode of a regular file, as the process sees the path; a folder (hugetlbfs) has temporary files instead.
 fn inode(process: &Process, path: &Path) -> Option<u64> {
-    let file = std::fs::File::from(process.locate(path).ok()?);
+    let file = File::from(process.locate(path).ok()?);
     file.metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.ino())
 }
 
@@ -150,7 +152,7 @@ fn read_maps(process: &Process, name: &str) -> Result<Vec<Mapping>, QemuError> {
 
 /// Backs runs, whose addresses in the process are known, by files where the guest's RAM is shared.
 fn back(process: &Process, runs: Vec<(Placed, u64)>, maps: &[Mapping]) -> Result<Vec<Segment>, QemuError> {
-    let mut opened: Vec<(u64, Option<Arc<ReadOnlyMap>>)> = Vec::new();
+    let mut opened: Vec<(u64, Option<Arc<SharedRam>>)> = Vec::new();
     let mut segments = Vec::new();
     for (run, address) in runs {
         let end = address.saturating_add(run.len_bytes);
@@ -162,7 +164,7 @@ fn back(process: &Process, runs: Vec<(Placed, u64)>, maps: &[Mapping]) -> Result
         let shared =
             opened.iter().find(|(start, _)| *start == map.start).and_then(|(_, shared)| shared.clone());
         let source = match shared {
-            Some(shared) => Source::Mapped { map: shared, offset: address.saturating_sub(map.start) },
+            Some(ram) => Source::Shared { ram, offset: address.saturating_sub(map.start) },
             None => Source::Process { address },
         };
         segments.push(Segment { gpa: run.gpa, len_bytes: run.len_bytes, source });
@@ -172,7 +174,7 @@ fn back(process: &Process, runs: Vec<(Placed, u64)>, maps: &[Mapping]) -> Result
 }
 
 /// Maps the file behind a shared mapping. `None` where there is none, or no right to it: the process's memory does as well.
-fn open_shared(process: &Process, map: &Mapping) -> Option<Arc<ReadOnlyMap>> {
+fn open_shared(process: &Process, map: &Mapping) -> Option<Arc<SharedRam>> {
     if !map.shared || map.file.inode == 0 {
         return None;
     }
@@ -192,8 +194,8 @@ fn open_shared(process: &Process, map: &Mapping) -> Option<Arc<ReadOnlyMap>> {
         if !file.metadata().is_ok_and(same) || !process.is_alive() {
             continue;
         }
-        if let Ok(mapped) = ReadOnlyMap::new(&file, map.offset, map.len_bytes) {
-            return Some(Arc::new(mapped));
+        if let Ok(ram) = SharedRam::new(file, map.offset, map.len_bytes) {
+            return Some(Arc::new(ram));
         }
     }
     None

@@ -17,25 +17,28 @@ mod maps;
 mod pause;
 mod process;
 mod qmp;
+mod shared;
 
 pub use discover::{Vm, VmState, list};
 pub use qmp::QmpError;
 
-use crate::backend::map::MapError;
 use crate::{Gpa, GpaRange, GuestMemory, ReadError};
 use blocks::{Segment, Source};
-use process::Process;
+use process::{Memory, Process};
 use qmp::Qmp;
 use std::time::Duration;
 
 /// Longest a guest stays paused, whatever becomes of this process.
 const LEASE: Duration = Duration::from_secs(5);
 
+const ENDED: &str = "the VM has ended";
+
 /// A running VM.
 #[derive(Debug)]
 pub struct Qemu {
     vm: Vm,
     process: Process,
+    memory: Option<Memory>,
     segments: Vec<Segment>,
     ranges: Vec<GpaRange>,
     layout: LayoutFrom,
@@ -49,6 +52,14 @@ pub enum LayoutFrom {
     Qemu,
     /// From machine type and size, because QEMU could not be asked.
     CommandLine(QmpError),
+}
+
+/// A VM's RAM.
+struct Found {
+    segments: Vec<Segment>,
+    layout: LayoutFrom,
+    /// Where a part of it is private.
+    memory: Option<Memory>,
 }
 
 /// Why a VM cannot be looked into.
@@ -96,38 +107,36 @@ pub enum QemuError {
 }
 
 impl Qemu {
-    /// Opens the VM of a process. Its control socket, if free, is used for some milliseconds.
+    /// Opens the VM of a process. Its control socket, if free, is used for some milliseconds. All rights are needed here and
+    /// none for reading, so that a worker can open and then lock itself down.
     pub fn open(pid: u32) -> Result<Qemu, QemuError> {
-        let process = Process::open(pid).map_err(|why| QemuError::Host { pid, why })?;
-        let opened = Qemu::open_process(process);
-        match opened {
+        let process = Process::open(pid).map_err(|why| match why.raw_os_error() {
+            Some(libc::ESRCH) => QemuError::Gone { pid },
+            _ => QemuError::Host { pid, why },
+        })?;
+        let (vm, found) = match Qemu::find_ram(&process) {
             // Whatever it failed at: that it ended is the reason.
-            Err((process, _)) if !process.is_alive() => Err(QemuError::Gone { pid }),
-            other => other.map_err(|(_, error)| error),
-        }
+            Err(_) if !process.is_alive() => return Err(QemuError::Gone { pid }),
+            found => found?,
+        };
+        let Found { segments, layout, memory } = found;
+        Ok(Qemu { vm, process, memory, ranges: merge(&segments), segments, layout, lease: LEASE })
     }
 
-    fn open_process(process: Process) -> Result<Qemu, (Process, QemuError)> {
-        let found = discover::describe(&process).and_then(|(vm, config)| {
-            let told = Qmp::connect_any(&process, &vm.qmp_sockets, vm.uuid.as_deref())
-                .map_err(QemuError::from)
-                .and_then(|mut qmp| blocks::told(&process, &mut qmp));
-            let (segments, layout) = match told {
-                Ok(segments) => (segments, LayoutFrom::Qemu),
-                Err(QemuError::Qmp(why)) => {
-                    (blocks::derived(&process, &config)?, LayoutFrom::CommandLine(why))
-                }
-                Err(other) => return Err(other),
-            };
-            Ok((vm, segments, layout))
-        });
-        match found {
-            Ok((vm, segments, layout)) => {
-                let ranges = merge(&segments);
-                Ok(Qemu { vm, process, segments, ranges, layout, lease: LEASE })
-            }
-            Err(error) => Err((process, error)),
-        }
+    fn find_ram(process: &Process) -> Result<(Vm, Found), QemuError> {
+        let (vm, config) = discover::describe(process)?;
+        let told = Qmp::connect_any(process, &vm.qmp_sockets, vm.uuid.as_deref())
+            .map_err(QemuError::from)
+            .and_then(|mut qmp| blocks::told(process, &mut qmp));
+        let (segments, layout) = match told {
+            Ok(segments) => (segments, LayoutFrom::Qemu),
+            Err(QemuError::Qmp(why)) => (blocks::derived(process, &config)?, LayoutFrom::CommandLine(why)),
+            Err(other) => return Err(other),
+        };
+        let private = segments.iter().any(|segment| matches!(segment.source, Source::Process { .. }));
+        let memory = private.then(|| process.memory()).transpose();
+        let memory = memory.map_err(|why| QemuError::Host { pid: process.pid(), why })?;
+        Ok((vm, Found { segments, layout, memory }))
     }
 
     /// The same, with another bound on the time that a guest stays paused, even if this process hangs. 5 s otherwise.
@@ -149,7 +158,7 @@ impl Qemu {
 
     /// Whether all RAM is mapped here, so that a read takes no system call.
     pub fn is_mapped(&self) -> bool {
-        self.segments.iter().all(|segment| matches!(segment.source, Source::Mapped { .. }))
+        self.segments.iter().all(|segment| matches!(segment.source, Source::Shared { .. }))
     }
 
     /// Whether the VM still runs. Once it does not, every read fails.
@@ -168,27 +177,24 @@ impl Qemu {
 
     fn read_segment(&self, segment: &Segment, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
         let inside = at.0.saturating_sub(segment.gpa);
-        let lost = |why: String| ReadError::Lost { at, why };
-        match &segment.source {
-            Source::Mapped { map, offset } => {
-                map.copy_out(offset.saturating_add(inside), buf).map_err(|error| match error {
-                    MapError::Lost => lost("the file behind the guest's RAM was truncated".to_owned()),
-                    other => lost(other.to_string()),
-                })?;
-                if self.process.was_alive_lately() {
-                    Ok(())
-                } else {
-                    Err(lost("the VM has ended".to_owned()))
-                }
+        let copied = match (&segment.source, &self.memory) {
+            (Source::Shared { ram, offset }, _) => {
+                let copied =
+                    ram.copy_out(offset.saturating_add(inside), buf).map_err(|error| error.to_string());
+                copied.and_then(
+                    |()| if self.process.was_alive_lately() { Ok(()) } else { Err(ENDED.to_owned()) },
+                )
             }
-            Source::Process { address } => self
-                .process
-                .copy_out(address.saturating_add(inside), buf)
-                .map_err(|error| match error.raw_os_error() {
-                    Some(libc::ESRCH) => lost("the VM has ended".to_owned()),
-                    _ => lost(format!("the QEMU process: {error}")),
-                }),
-        }
+            (Source::Process { address }, Some(memory)) => {
+                let copied = self.process.copy_out(memory, address.saturating_add(inside), buf);
+                copied.map_err(|error| match error.raw_os_error() {
+                    Some(libc::ESRCH) => ENDED.to_owned(),
+                    _ => format!("the QEMU process: {error}"),
+                })
+            }
+            (Source::Process { .. }, None) => Err("its memory is not open".to_owned()),
+        };
+        copied.map_err(|why| ReadError::Lost { at, why })
     }
 }
 

@@ -11,11 +11,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Longest `/proc` text that is read: smaps of a process with 65,530 mappings stays below.
 const PROC_TEXT_BYTES: u64 = 96 << 20;
+
+/// Longest copy through `/proc/PID/mem`, which goes page by page (measured: 0.9 µs against 1.5 for 8 bytes, 148 µs against
+/// 34 for 1 MiB). Longer ones take `process_vm_readv`, which asks for the right to trace each time.
+const SHORT_BYTES: usize = 16 << 10;
 
 /// A live process, by descriptor.
 #[derive(Debug)]
@@ -63,9 +68,10 @@ impl Process {
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
         let now =
             time.tv_sec.unsigned_abs().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.unsigned_abs());
-        if self.looked_ns.swap(now, Ordering::AcqRel) == now {
+        if self.looked_ns.load(Ordering::Relaxed) == now {
             !self.gone.load(Ordering::Acquire)
         } else {
+            self.looked_ns.store(now, Ordering::Relaxed);
             self.is_alive()
         }
     }
@@ -97,8 +103,33 @@ impl Process {
         if self.is_alive() { Ok(fd) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
     }
 
+    /// Opens the process's memory for reading. The right to is checked here and, for short copies, never again.
+    pub(super) fn memory(&self) -> io::Result<Memory> {
+        let file = File::open(format!("/proc/{}/mem", self.pid))?;
+        if self.is_alive() { Ok(Memory(file)) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    }
+
     /// Copies from the process's memory; all of it or an error.
-    pub(super) fn copy_out(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
+    pub(super) fn copy_out(&self, memory: &Memory, address: u64, buf: &mut [u8]) -> io::Result<()> {
+        if buf.len() > SHORT_BYTES {
+            match self.copy_long(address, buf) {
+                // A worker that gave its rights up.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+                done => return done,
+            }
+        }
+        match memory.0.read_exact_at(buf, address) {
+            Ok(()) => Ok(()),
+            // The descriptor is of the address space, not of a process number: it ends with the process.
+            Err(_) if !self.is_alive() => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(io::Error::from_raw_os_error(libc::ESRCH))
+            }
+            Err(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+        }
+    }
+
+    fn copy_long(&self, address: u64, buf: &mut [u8]) -> io::Result<()> {
         let wanted = buf.len();
         let at = usize::try_from(address).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
         let local = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: wanted };
@@ -117,6 +148,10 @@ impl Process {
         }
     }
 }
+
+/// A process's memory, open for reading. Outlives the process, and then has no bytes.
+#[derive(Debug)]
+pub(super) struct Memory(File);
 
 /// Takes over a descriptor that a system call gave, or its error.
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
@@ -138,13 +173,22 @@ mod tests {
         let process = Process::open(child.id()).unwrap();
         let maps = String::from_utf8(process.text("maps").unwrap()).unwrap();
         let start = u64::from_str_radix(maps.split('-').next().unwrap(), 16).unwrap();
-        let mut magic = [0; 4];
-        process.copy_out(start, &mut magic).unwrap();
-        assert_eq!(&magic, b"\x7fELF");
-        assert_eq!(process.copy_out(8, &mut magic).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        let memory = process.memory().unwrap();
+        let (mut short, mut long) = (vec![0; 4], vec![0; SHORT_BYTES + 1]);
+        process.copy_out(&memory, start, &mut short).unwrap();
+        assert_eq!(short, b"\x7fELF");
+        // The stack is the one mapping that is surely long enough.
+        let stack = maps.lines().find(|line| line.ends_with("[stack]")).unwrap();
+        let stack = u64::from_str_radix(stack.split('-').next().unwrap(), 16).unwrap();
+        process.copy_out(&memory, stack, &mut long).unwrap();
+        for buf in [&mut short, &mut long] {
+            assert_eq!(process.copy_out(&memory, 8, buf).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(process.copy_out(start, &mut magic).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        for buf in [&mut short, &mut long] {
+            assert_eq!(process.copy_out(&memory, stack, buf).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        }
         assert!(!process.is_alive() && !process.was_alive_lately());
         assert!(process.text("maps").is_err());
     }
