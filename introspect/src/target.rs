@@ -1,12 +1,14 @@
-//! What to look at, as a person names it: a running VM.
+//! What to look at, as a person names it: a running VM or a dump of one.
 //!
-//! *Does*: turns a VM's name, its UUID or `pid:N` into memory to read.
+//! *Does*: turns a VM's name, its UUID, `pid:N` or a file's path into memory to read.
 //! *Trusts*: the host kernel. Names are anyone's to give, so one that fits two VMs opens neither.
 //! *Never*: guesses what was meant.
 
+use crate::backend::dump::{Dump, DumpError, RawLayout};
 use crate::backend::qemu::{self, Qemu, QemuError, Vm};
-use crate::{Pause, SharedMemory};
+use crate::{GuestMemory, Pause, SharedMemory};
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Something to look at.
@@ -14,13 +16,20 @@ use std::sync::Arc;
 pub enum Target {
     /// A running VM.
     Vm(Arc<Qemu>),
+    /// A file that holds a VM's RAM as it was.
+    Dump {
+        /// The file.
+        path: PathBuf,
+        /// Its content.
+        dump: Arc<Dump>,
+    },
 }
 
 /// Why a target could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// Nothing has that name.
-    #[error("no VM is called {name:?}; {}", listing("there are", .there))]
+    #[error("no VM is called {name:?}, and no file; {}", listing("there are", .there))]
     Unknown {
         /// What was asked for.
         name: String,
@@ -43,6 +52,9 @@ pub enum TargetError {
         /// Why not.
         why: QemuError,
     },
+    /// The file cannot be read as a dump.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
 }
 
 fn listing(intro: &str, vms: &[Vm]) -> String {
@@ -56,11 +68,16 @@ fn listing(intro: &str, vms: &[Vm]) -> String {
 }
 
 impl Target {
-    /// Opens what `name` names: `pid:N`, or the name or UUID of a running VM.
+    /// Opens what `name` names: `pid:N`, a file, or the name or UUID of a running VM. A file that exists wins over a VM of its
+    /// name, and what has a `/` is a file.
     pub fn open(name: &str) -> Result<Target, TargetError> {
         let pid = name.strip_prefix("pid:").and_then(|text| text.parse().ok());
+        let path = Path::new(name);
         match pid {
             Some(pid) => open_vm(name, pid, None),
+            None if name.contains('/') || path.is_file() => {
+                Ok(Target::Dump { path: path.to_owned(), dump: Arc::new(Dump::open(path)?) })
+            }
             None => choose(name, qemu::list()).and_then(|vm| open_vm(name, vm.pid, Some(vm.started_ticks))),
         }
     }
@@ -69,6 +86,27 @@ impl Target {
     pub fn memory(&self) -> SharedMemory {
         match self {
             Target::Vm(vm) => vm.clone(),
+            Target::Dump { dump, .. } => dump.clone(),
+        }
+    }
+
+    /// The layouts that a raw image may have, likeliest first: try each with [`Target::with_raw_layout`] until a kernel is
+    /// found. Empty for what says itself where its memory belongs.
+    pub fn raw_layouts(&self) -> Vec<RawLayout> {
+        match self {
+            Target::Vm(_) => Vec::new(),
+            Target::Dump { dump, .. } => dump.raw_layouts(),
+        }
+    }
+
+    /// The same raw image, opened anew with its bytes laid out otherwise. Other targets stay as they are.
+    pub fn with_raw_layout(&self, layout: RawLayout) -> Result<Target, TargetError> {
+        match self {
+            Target::Vm(_) => Ok(self.clone()),
+            Target::Dump { path, .. } => {
+                let dump = Arc::new(Dump::open(path)?.with_raw_layout(layout));
+                Ok(Target::Dump { path: path.clone(), dump })
+            }
         }
     }
 
@@ -77,6 +115,7 @@ impl Target {
         match self {
             Target::Vm(vm) if vm.vm().qmp_sockets.is_empty() => None,
             Target::Vm(vm) => Some(vm.clone()),
+            Target::Dump { .. } => None,
         }
     }
 
@@ -94,6 +133,11 @@ impl Target {
                     qemu::LayoutFrom::CommandLine(why) => format!("layout from its command line ({why})"),
                 };
                 format!("{}; {how}; {layout}", vm.vm().summary())
+            }
+            Target::Dump { path, dump } => {
+                let mib =
+                    dump.ram().iter().fold(0u64, |sum, range| sum.saturating_add(range.len_bytes)) >> 20;
+                format!("{} ({} dump, {mib} MiB)", path.display(), dump.format())
             }
         }
     }
@@ -153,6 +197,25 @@ mod tests {
         let error = choose("mail", vms()).unwrap_err().to_string();
         assert!(error.contains("web (QEMU process 1, 64 MiB, 1 vCPUs)"), "{error}");
         assert!(choose("x", Vec::new()).unwrap_err().to_string().contains("no VM of QEMU runs"));
+    }
+
+    #[test]
+    fn a_path_is_a_dump() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("guest.raw");
+        std::fs::write(&path, vec![3; 5 << 20]).unwrap();
+        let target = Target::open(path.to_str().unwrap()).unwrap();
+        let mut byte = [0];
+        target.memory().read(crate::Gpa(4 << 20), &mut byte).unwrap();
+        assert_eq!(byte, [3]);
+        assert!(
+            target.pausable().is_none() && target.describe().ends_with("(raw dump, 5 MiB)"),
+            "{}",
+            target.describe()
+        );
+        let layout = target.raw_layouts()[0];
+        assert_eq!(target.with_raw_layout(layout).unwrap().memory().ram(), target.memory().ram());
+        assert!(matches!(Target::open("/nowhere/at/all"), Err(TargetError::Dump(_))));
     }
 
     #[test]
