@@ -28,6 +28,7 @@ mod lzo;
 mod notes;
 mod raw;
 mod segments;
+pub mod write;
 
 pub use image::DumpError;
 pub use notes::VcpuState;

@@ -27,6 +27,11 @@ impl Segment {
         self.start.saturating_add(self.len_bytes)
     }
 
+    /// What a file offset is to an address: overlapping runs with the same place are the same bytes.
+    fn place(&self) -> u64 {
+        self.file_offset.wrapping_sub(self.start)
+    }
+
     /// The run without its bytes below `start`.
     fn cut_to(&self, start: u64) -> Option<Segment> {
         let cut = start.checked_sub(self.start)?;
@@ -60,17 +65,19 @@ impl Segments {
             ));
         }
         found.sort_by_key(|s| s.start);
-        let (mut list, mut overlaps, mut end) = (Vec::with_capacity(found.len()), 0_u64, 0);
+        let (mut list, mut overlaps, mut end): (Vec<Segment>, _, _) =
+            (Vec::with_capacity(found.len()), 0_u64, 0);
         for segment in found {
             let kept = if segment.start >= end { Some(segment) } else { segment.cut_to(end) };
-            overlaps = overlaps.saturating_add(u64::from(segment.start < end));
+            let other = list.last().is_some_and(|last| last.place() != segment.place());
+            overlaps = overlaps.saturating_add(u64::from(segment.start < end && other));
             if let Some(kept) = kept {
                 end = kept.end();
                 list.push(kept);
             }
         }
         if overlaps > 0 {
-            warnings.push(format!("{overlaps} runs overlap an earlier one"));
+            warnings.push(format!("{overlaps} runs overlap an earlier one with other content"));
         }
         let missing = list.iter().fold(0_u64, |sum, s| {
             let end = s.file_offset.saturating_add(s.stored_bytes);
