@@ -2,12 +2,12 @@
 
 use crate::cli::LookArgs;
 use anyhow::{Context, Result};
-use lynceus_introspect::backend::fake::Fake;
-use lynceus_introspect::find::{self, Candidate, Evidence, Source};
+use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
+use lynceus_introspect::target::Target;
+use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::Finding;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// An attached guest, and how to look at it.
@@ -16,37 +16,50 @@ pub(crate) struct Guest {
     pub(crate) name: String,
     /// How its memory is reached.
     pub(crate) backend: String,
-    pub(crate) linux: LinuxGuest,
+    /// The guest, and how it was found.
+    pub(crate) attached: Attached,
     pub(crate) options: Options,
-    pub(crate) source: Source,
-    pub(crate) evidence: Evidence,
-    pub(crate) rejected: Vec<Candidate>,
-    pub(crate) attach_time: Duration,
 }
 
 impl Guest {
-    /// Finds the target, and its kernel.
-    pub(crate) fn attach(target: &str, look: &LookArgs) -> Result<Guest> {
-        let memory = Arc::new(Fake::from_file(std::path::Path::new(target))?);
-        let attached = find::attach(memory).with_context(|| target.to_owned())?;
-        Ok(Guest {
-            name: target.to_owned(),
-            backend: "raw".to_owned(),
-            linux: attached.guest,
-            options: Options {
-                tries: look.tries.max(1),
-                max_pause: Duration::from_millis(look.pause_ms),
-                ..Options::default()
-            },
-            source: attached.source,
-            evidence: attached.evidence,
-            rejected: attached.rejected,
-            attach_time: attached.timings.total,
-        })
+    /// Finds the target, and its kernel. What cannot be stored for the next time is said on standard error.
+    pub(crate) fn attach(name: &str, look: &LookArgs) -> Result<Guest> {
+        let target = Target::open(name)?;
+        let store = store(look);
+        let found = find::attach_with(target.memory(), store.as_ref());
+        let mut attached = found.with_context(|| format!("{name} ({})", target.describe()))?;
+        if let Some(error) = &attached.store_error {
+            eprintln!("lynceus: the profile could not be kept: {error}");
+        }
+        if let Some(pause) = target.pausable() {
+            attached.guest = attached.guest.with_pause(pause);
+        }
+        let max_pause = Duration::from_millis(look.pause_ms);
+        let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };
+        Ok(Guest { name: name.to_owned(), backend: target.describe(), attached, options })
     }
 
-    /// What the guest's memory says of its kernel and the trusted profile does not, or the other way round.
-    pub(crate) fn disagreements(&self) -> Vec<Finding> {
-        Vec::new()
+    /// The guest itself.
+    pub(crate) fn linux(&self) -> &LinuxGuest {
+        &self.attached.guest
     }
+
+    /// Where the guest's memory and the trusted profile of its kernel disagree.
+    pub(crate) fn disagreements(&self) -> Vec<Finding> {
+        lynceus_scanners::profile_disagreements(&self.attached.disagreements)
+    }
+}
+
+/// The profile store; without one every attach goes the long way, which is worth a word but no failure.
+fn store(look: &LookArgs) -> Option<ProfileStore> {
+    if look.no_cache {
+        return None;
+    }
+    open_store(look).map_err(|error| eprintln!("lynceus: no profile store: {error:#}")).ok()
+}
+
+/// The profile store where the command line or the environment puts it.
+pub(crate) fn open_store(look: &LookArgs) -> Result<ProfileStore> {
+    let directory = look.profiles.clone().unwrap_or_else(ProfileStore::default_directory);
+    Ok(ProfileStore::open(directory)?)
 }

@@ -26,6 +26,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// List the virtual machines that run on this host
+    Vms,
     /// List the processes of a guest
     Ps {
         #[command(flatten)]
@@ -59,6 +61,9 @@ pub(crate) enum Command {
     Info(TargetArgs),
     /// Look for hidden tasks and modules
     Check(TargetArgs),
+    /// Kernel profiles: what is known of kernel builds
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -105,4 +110,42 @@ pub(crate) struct LookArgs {
     /// Pause a guest that keeps moving for at most this long; 0 never pauses
     #[arg(long, value_name = "MS", default_value_t = 20, help_heading = "Looking")]
     pub(crate) pause_ms: u64,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// List the profiles kept on this host
+    List {
+        #[command(flatten)]
+        look: LookArgs,
+    },
+    /// Show a kept profile, or where a type's members lie
+    Show {
+        /// Build id (or the start of one), release, or a profile file
+        profile: String,
+        /// A structure, such as task_struct
+        #[arg(long = "type", value_name = "NAME")]
+        type_name: Option<String>,
+        /// A symbol, such as init_task
+        #[arg(long, value_name = "NAME")]
+        symbol: Option<String>,
+        #[command(flatten)]
+        look: LookArgs,
+    },
+    /// Build a profile from a guest and write it as Volatility 3 symbols (ISF)
+    Build {
+        /// A running VM's name or uuid, pid:N, or a dump file's path
+        target: String,
+        /// The file to write (.json)
+        out: PathBuf,
+        #[command(flatten)]
+        look: LookArgs,
+    },
+    /// Keep a profile from a file that you trust: vmlinuz, vmlinux, or Volatility 3 symbols (.json, .json.xz)
+    Import {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        look: LookArgs,
+    },
 }

@@ -8,9 +8,11 @@
 
 mod crossview;
 mod finding;
+mod profiles;
 
 pub use crossview::{hidden_modules, hidden_tasks};
 pub use finding::{Finding, Severity, Subject};
+pub use profiles::profile_disagreements;
 
 use lynceus_introspect::Partial;
 use lynceus_introspect::linux::LinuxGuest;

@@ -22,7 +22,7 @@ pub(super) fn run(output: Output, guest: &Guest) -> Result<Outcome> {
         alerts.items.push(AlertRow(Alert::new(&guest.name, disagreement, SystemTime::now())));
     }
     for detector in DETECTORS {
-        let findings = (detector.run)(&guest.linux, &guest.options);
+        let findings = (detector.run)(guest.linux(), &guest.options);
         let found = alerts.absorb(findings);
         alerts.items.extend(
             found.into_iter().map(|finding| AlertRow(Alert::new(&guest.name, finding, SystemTime::now()))),

@@ -53,15 +53,15 @@ pub(super) fn run(output: Output, guest: &Guest) -> Result<Outcome> {
 }
 
 fn gather(guest: &Guest) -> Info {
-    let kernel = guest.linux.kernel();
-    let view = guest.linux.view();
+    let kernel = guest.linux().kernel();
+    let view = guest.linux().view();
     let clocks = view.clocks().ok();
     let profile = &kernel.profile;
-    let ram = guest.linux.memory().ram();
+    let ram = guest.linux().memory().ram();
     Info {
         target: guest.name.clone(),
         backend: guest.backend.clone(),
-        hostname: hostname(&guest.linux),
+        hostname: hostname(guest.linux()),
         release: profile.identity.release.clone(),
         banner: profile.identity.banner.clone(),
         build_id: profile.identity.build_id.map(|id| id.to_string()),
@@ -71,25 +71,30 @@ fn gather(guest: &Guest) -> Info {
         }),
         uptime_s: clocks.as_ref().map(|clocks| clocks.uptime_ns as f64 / 1e9),
         cpus: view.per_cpu("runqueues").ok().and_then(|cpus| u32::try_from(cpus.len()).ok()),
-        ram_bytes: ram_bytes(&**guest.linux.memory()),
+        ram_bytes: ram_bytes(&**guest.linux().memory()),
         ram: ram.iter().map(|range| (range.start.0, range.len_bytes)).collect(),
         paging: mode(kernel.root.mode),
         page_table_root: kernel.root.table.0,
         text_virtual: kernel.symbol("_text").map_or(0, |at| at.0),
         text_physical: kernel.text.0,
         virtual_slide: kernel.slide,
-        profile_source: match guest.source {
+        profile_source: match guest.attached.source {
             Source::Memory => "the guest's memory",
             Source::Cache => "profile cache",
             Source::Trusted => "trusted profile",
         },
         symbols: profile.symbols.len(),
         types: profile.types.len(),
-        evidence: guest.evidence.passed.iter().map(ToString::to_string).collect(),
-        doubts: guest.evidence.failed.iter().map(ToString::to_string).collect(),
-        rejected: guest.rejected.iter().map(|other| format!("at {}: {}", other.text, other.reason)).collect(),
+        evidence: guest.attached.evidence.passed.iter().map(ToString::to_string).collect(),
+        doubts: guest.attached.evidence.failed.iter().map(ToString::to_string).collect(),
+        rejected: guest
+            .attached
+            .rejected
+            .iter()
+            .map(|other| format!("at {}: {}", other.text, other.reason))
+            .collect(),
         unavailable_views: kernel.layouts.unavailable(),
-        attach_ms: guest.attach_time.as_secs_f64() * 1e3,
+        attach_ms: guest.attached.timings.total.as_secs_f64() * 1e3,
     }
 }
 

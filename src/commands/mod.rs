@@ -10,8 +10,10 @@ mod maps;
 mod modules;
 mod mounts;
 mod net;
+mod profile;
 mod ps;
 mod sockets;
+mod vms;
 
 use crate::attach::Guest;
 use crate::cli::{Cli, Command, LookArgs, TargetArgs};
@@ -25,6 +27,8 @@ use std::collections::BTreeMap;
 pub(crate) fn run(cli: Cli) -> Result<Outcome> {
     let output = Output::new(cli.json);
     match cli.command {
+        Command::Vms => vms::run(output),
+        Command::Profile(command) => profile::run(output, command),
         Command::Ps { target, threads, environ } => {
             let wanted = ps::Wanted { threads, environ };
             list(output, &target, "processes", |view| ps::rows(view, wanted))
@@ -69,14 +73,14 @@ fn list<R: Row>(
     look: impl FnMut(&View<'_>) -> Partial<R>,
 ) -> Result<Outcome> {
     let guest = attach(target)?;
-    let found = guest.linux.observe(&guest.options, look).result;
+    let found = guest.linux().observe(&guest.options, look).result;
     output.listing(noun, &found)
 }
 
 fn tree(output: Output, target: &TargetArgs) -> Result<Outcome> {
     let guest = attach(target)?;
     let wanted = ps::Wanted { threads: false, environ: false };
-    let found = guest.linux.observe(&guest.options, |view| ps::rows(view, wanted)).result;
+    let found = guest.linux().observe(&guest.options, |view| ps::rows(view, wanted)).result;
     ps::print_tree(output, &found.items)?;
     output.coverage("processes", &found)
 }
@@ -92,7 +96,7 @@ fn per_process<R: Row>(
 ) -> Result<Outcome> {
     let guest = Guest::attach(target, look)?;
     let mut found_pid = false;
-    let found = guest.linux.observe(&guest.options, |view| {
+    let found = guest.linux().observe(&guest.options, |view| {
         let mut found = Partial::default();
         let tasks = view.tasks();
         let by_pid: BTreeMap<u32, Task> =

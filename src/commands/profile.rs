@@ -1,0 +1,216 @@
+//! `lynceus profile`: what is known of kernel builds.
+
+use crate::attach::{Guest, open_store};
+use crate::cli::{LookArgs, ProfileCommand};
+use crate::output::{Column, Outcome, Output, Row, escape};
+use anyhow::{Context, Result, bail};
+use lynceus_introspect::Partial;
+use lynceus_profiles::store::{Header, Origin};
+use lynceus_profiles::{FieldKind, Profile, isf, kernel_file};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+
+/// Does what the command line says.
+pub(super) fn run(output: Output, command: ProfileCommand) -> Result<Outcome> {
+    match command {
+        ProfileCommand::List { look } => list(output, &look),
+        ProfileCommand::Show { profile, type_name, symbol, look } => {
+            show(output, &profile, type_name.as_deref(), symbol.as_deref(), &look)
+        }
+        ProfileCommand::Build { target, out, look } => build(&target, &out, &look),
+        ProfileCommand::Import { file, look } => import(&file, &look),
+    }
+}
+
+/// A stored profile.
+#[derive(Serialize)]
+struct ProfileRow {
+    origin: &'static str,
+    release: String,
+    build_id: Option<String>,
+    banner: String,
+}
+
+impl From<&Header> for ProfileRow {
+    fn from(header: &Header) -> ProfileRow {
+        ProfileRow {
+            origin: match header.origin {
+                Origin::Trusted => "trusted",
+                Origin::Learned => "learned",
+            },
+            release: header.identity.release.clone(),
+            build_id: header.identity.build_id.map(|id| id.to_string()),
+            banner: header.identity.banner.clone(),
+        }
+    }
+}
+
+impl Row for ProfileRow {
+    const COLUMNS: &'static [Column] =
+        &[Column::left("ORIGIN"), Column::left("RELEASE"), Column::left("BUILD ID"), Column::left("BANNER")];
+    fn cells(&self) -> Vec<String> {
+        let id = self.build_id.clone().unwrap_or_else(|| "-".to_owned());
+        vec![self.origin.to_owned(), self.release.clone(), id, self.banner.clone()]
+    }
+}
+
+fn list(output: Output, look: &LookArgs) -> Result<Outcome> {
+    let items = open_store(look)?.headers()?.iter().map(ProfileRow::from).collect();
+    output.listing("profiles", &Partial { items, ..Partial::default() })
+}
+
+/// Keeps a profile from a file that the admin trusts.
+fn import(file: &Path, look: &LookArgs) -> Result<Outcome> {
+    let (profile, build_id_offset) = load(file)?;
+    let header = Header::trusted(&profile, build_id_offset);
+    let store = open_store(look)?;
+    store.save(&header, &profile)?;
+    let id = header.identity.build_id.map_or_else(|| "no build id".to_owned(), |id| format!("build id {id}"));
+    println!(
+        "imported {}: {id}, {} symbols, {} types, into {}",
+        escape(&header.identity.release),
+        profile.symbols.len(),
+        profile.types.len(),
+        store.directory().display()
+    );
+    Ok(Outcome::Clean)
+}
+
+/// A profile from a kernel's own file or an ISF file, told apart by their first bytes.
+fn load(path: &Path) -> Result<(Profile, Option<i64>)> {
+    let named = || path.display().to_string();
+    let mut file = File::open(path).with_context(named)?;
+    if !file.metadata().with_context(named)?.is_file() {
+        bail!("{}: not a regular file", path.display());
+    }
+    let mut bytes = Vec::new();
+    Read::take(&mut file, kernel_file::MAX_FILE_BYTES).read_to_end(&mut bytes).with_context(named)?;
+    let is_xz = bytes.starts_with(&[0xfd, b'7', b'z', b'X', b'Z']);
+    if is_xz || bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
+        return Ok((isf::read(&bytes).with_context(named)?, None));
+    }
+    let kernel = kernel_file::load(&bytes).with_context(named)?;
+    Ok((kernel.profile, kernel.build_id_offset))
+}
+
+/// Writes the profile of a guest, or of a file, as ISF.
+fn build(target: &str, out: &Path, look: &LookArgs) -> Result<Outcome> {
+    let guest = Guest::attach(target, look)?;
+    let profile = &guest.linux().kernel().profile;
+    let file = File::create_new(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let mut file = BufWriter::new(file);
+    isf::write(profile, &mut file).and_then(|()| file.flush()).with_context(|| out.display().to_string())?;
+    println!("{}: symbols of {}", out.display(), escape(&profile.identity.release));
+    Ok(Outcome::Clean)
+}
+
+/// A member of a structure.
+#[derive(Serialize)]
+struct MemberRow {
+    offset: u32,
+    size: u32,
+    bits: Option<(u8, u8)>,
+    kind: &'static str,
+    name: String,
+}
+
+impl Row for MemberRow {
+    const COLUMNS: &'static [Column] = &[
+        Column::right("OFFSET"),
+        Column::right("SIZE"),
+        Column::left("BITS"),
+        Column::left("KIND"),
+        Column::left("NAME"),
+    ];
+    fn cells(&self) -> Vec<String> {
+        let bits = self.bits.map_or_else(String::new, |(first, width)| format!("{first}+{width}"));
+        vec![self.offset.to_string(), self.size.to_string(), bits, self.kind.to_owned(), self.name.clone()]
+    }
+}
+
+/// What `profile show` tells of a profile.
+#[derive(Serialize)]
+struct Summary {
+    #[serde(flatten)]
+    header: ProfileRow,
+    symbols: usize,
+    types: usize,
+    unavailable_views: Vec<String>,
+}
+
+fn show(
+    output: Output,
+    wanted: &str,
+    ty: Option<&str>,
+    symbol: Option<&str>,
+    look: &LookArgs,
+) -> Result<Outcome> {
+    let (profile, header) = find(wanted, look)?;
+    if let Some(name) = symbol {
+        let address = profile.symbol(name)?;
+        println!("{address:#x}");
+        return Ok(Outcome::Clean);
+    }
+    if let Some(ty) = ty {
+        let members = profile.types.members_of(ty).with_context(|| format!("no structure `{ty}`"))?;
+        let row = |(name, field): (&str, lynceus_profiles::Field)| MemberRow {
+            offset: field.offset,
+            size: field.size,
+            bits: field.bits,
+            kind: kind(field.kind),
+            name: name.to_owned(),
+        };
+        let items = members.into_iter().map(row).collect();
+        return output.listing("members", &Partial { items, ..Partial::default() });
+    }
+    let unavailable_views = lynceus_introspect::linux::Layouts::resolve(&profile).unavailable();
+    let summary =
+        Summary { header, symbols: profile.symbols.len(), types: profile.types.len(), unavailable_views };
+    if output.is_json() {
+        output.json_line(&summary)?;
+    } else {
+        println!(
+            "{}  {} symbols, {} types",
+            summary.header.cells().join("  "),
+            summary.symbols,
+            summary.types
+        );
+        summary.unavailable_views.iter().for_each(|view| println!("unavailable: {}", escape(view)));
+    }
+    Ok(Outcome::Clean)
+}
+
+/// A stored profile by the start of its build id or by its release, or one from a file.
+fn find(wanted: &str, look: &LookArgs) -> Result<(Profile, ProfileRow)> {
+    let path = Path::new(wanted);
+    if path.is_file() {
+        let (profile, offset) = load(path)?;
+        let row = ProfileRow::from(&Header::trusted(&profile, offset));
+        return Ok((profile, row));
+    }
+    let store = open_store(look)?;
+    let headers = store.headers()?;
+    let fits = |header: &&Header| {
+        let id = header.identity.build_id.map(|id| id.to_string()).unwrap_or_default();
+        header.identity.release == wanted || (wanted.len() >= 4 && id.starts_with(wanted))
+    };
+    let found: Vec<&Header> = headers.iter().filter(fits).collect();
+    match found.as_slice() {
+        [] => bail!("no profile {wanted} (`lynceus profile list` shows those there are)"),
+        // Trusted ones come first; several learned ones of a build differ in bytes that no view needs.
+        [header, ..] => Ok((store.load(header)?, ProfileRow::from(*header))),
+    }
+}
+
+fn kind(kind: FieldKind) -> &'static str {
+    match kind {
+        FieldKind::Integer { signed: true } => "signed",
+        FieldKind::Integer { signed: false } => "unsigned",
+        FieldKind::Pointer => "pointer",
+        FieldKind::Composite => "struct",
+        FieldKind::Array { .. } => "array",
+        FieldKind::Other => "-",
+    }
+}
