@@ -1,6 +1,7 @@
 //! From what the admin typed to a guest that can be looked at.
 
 use crate::cli::LookArgs;
+use crate::output::escape;
 use anyhow::{Context, Result};
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::LinuxGuest;
@@ -26,7 +27,12 @@ impl Guest {
     pub(crate) fn attach(name: &str, look: &LookArgs) -> Result<Guest> {
         let target = Target::open(name)?;
         let store = store(look);
-        let found = find::attach_with(target.memory(), store.as_ref());
+        target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
+        let mut layouts = vec![target.memory()];
+        for layout in target.raw_layouts().into_iter().skip(1) {
+            layouts.push(target.with_raw_layout(layout)?.memory());
+        }
+        let found = find::attach_any(layouts, store.as_ref());
         let mut attached = found.with_context(|| format!("{name} ({})", target.describe()))?;
         if let Some(error) = &attached.store_error {
             eprintln!("lynceus: the profile could not be kept: {error}");

@@ -19,7 +19,8 @@ fn main() -> ExitCode {
         Ok(outcome) => outcome.into(),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lynceus: {}", output::escape(&format!("{error:#}")));
+            // Our own messages may have lines; what a guest wrote in them may not.
+            format!("lynceus: {error:#}").lines().for_each(|line| eprintln!("{}", output::escape(line)));
             ExitCode::from(output::EXIT_ERROR)
         }
     }

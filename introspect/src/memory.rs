@@ -10,6 +10,11 @@ pub trait GuestMemory {
     /// Fills `buf` from guest-physical `at`. All of it or an error; never a part.
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError>;
 
+    /// The same for bytes that are read once, such as a pass over all of RAM: a backend may take a way that keeps nothing mapped.
+    fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read(at, buf)
+    }
+
     /// Where RAM is: ascending, not overlapping, not touching.
     fn ram(&self) -> &[GpaRange];
 

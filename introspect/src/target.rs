@@ -110,6 +110,14 @@ impl Target {
         }
     }
 
+    /// What was odd about it, in words for people.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            Target::Vm(_) => &[],
+            Target::Dump { dump, .. } => dump.warnings(),
+        }
+    }
+
     /// How to pause it, where it can be. Whether a control socket is free shows at the pause only.
     pub fn pausable(&self) -> Option<Arc<dyn Pause + Send + Sync>> {
         match self {

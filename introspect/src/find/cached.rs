@@ -71,7 +71,7 @@ fn places(memory: &dyn GuestMemory, header: &Header) -> Vec<Gpa> {
         let (mut text, end) = (range.start.0.next_multiple_of(LOAD_ALIGN), range.end().0);
         while text < end {
             let at = text.checked_add_signed(offset).map(Gpa);
-            if at.is_some_and(|at| memory.read(at, &mut bytes).is_ok()) && bytes == wanted {
+            if at.is_some_and(|at| memory.read_once(at, &mut bytes).is_ok()) && bytes == wanted {
                 places.push(Gpa(text));
             }
             let Some(next) = text.checked_add(LOAD_ALIGN) else { break };
@@ -97,7 +97,7 @@ fn same_bytes(memory: &dyn GuestMemory, header: &Header, text: Gpa) -> bool {
         while left > 0 {
             let take = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
             let Some(chunk) = buf.get_mut(..take) else { return false };
-            if memory.read(at, chunk).is_err() {
+            if memory.read_once(at, chunk).is_err() {
                 return false;
             }
             hasher.bytes(chunk);
@@ -116,7 +116,7 @@ fn same_build(memory: &dyn GuestMemory, header: &Header, text: Gpa) -> bool {
     };
     let mut found = [0; 20];
     let at = text.0.checked_add_signed(offset).map(Gpa);
-    at.is_some_and(|at| memory.read(at, &mut found).is_ok()) && found == id.0
+    at.is_some_and(|at| memory.read_once(at, &mut found).is_ok()) && found == id.0
 }
 
 /// What a profile that was just built from memory is stored under; `None` where it lacks what finds it again.

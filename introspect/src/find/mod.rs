@@ -117,6 +117,8 @@ pub fn attach_with(memory: SharedMemory, store: Option<&ProfileStore>) -> Result
         Some(found) => (found, Outcome { source: Source::Cache, ..Outcome::default() }),
         None => match long_way(&*memory, started) {
             Ok((found, mut outcome)) => {
+                let sound = found.candidate.evidence.failed.is_empty();
+                let store = store.filter(|_| sound);
                 outcome.store_error = store.and_then(|store| learn(&*memory, store, &found).err());
                 (found, outcome)
             }
@@ -135,6 +137,27 @@ pub fn attach_with(memory: SharedMemory, store: Option<&ProfileStore>) -> Result
     };
     attached.timings.total = started.elapsed();
     Ok(attached.with(memory, found))
+}
+
+/// The same, where it is not known how memory is laid out: the layout in which every check holds, else the one in which most do.
+pub fn attach_any(
+    layouts: impl IntoIterator<Item = SharedMemory>,
+    store: Option<&ProfileStore>,
+) -> Result<Attached, AttachError> {
+    let (mut best, mut last) = (None::<Attached>, None);
+    for memory in layouts {
+        match attach_with(memory, store) {
+            Ok(found) if found.evidence.failed.is_empty() => return Ok(found),
+            Ok(found) => {
+                let passed = |attached: &Attached| attached.evidence.passed.len();
+                if best.as_ref().is_none_or(|best| passed(&found) > passed(best)) {
+                    best = Some(found);
+                }
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    best.ok_or_else(|| last.unwrap_or(AttachError::NoKernel { ram_mib: 0, banners: 0 }))
 }
 
 /// An [`Attached`] in the making.

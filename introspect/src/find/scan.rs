@@ -72,13 +72,13 @@ fn read_what_is_there(memory: &dyn GuestMemory, at: Gpa, chunk: &mut [u8], scan:
 
 /// Fills `buf` from `at`; pages that cannot be read become zeros. Returns how many bytes those are.
 pub(super) fn read_pages(memory: &dyn GuestMemory, at: Gpa, buf: &mut [u8]) -> u64 {
-    if memory.read(at, buf).is_ok() {
+    if memory.read_once(at, buf).is_ok() {
         return 0;
     }
     let mut missing = 0u64;
     for (index, page) in buf.chunks_mut(PAGE_BYTES as usize).enumerate() {
         let offset = (index as u64).saturating_mul(PAGE_BYTES);
-        let read = at.checked_add(offset).map(|at| memory.read(at, page));
+        let read = at.checked_add(offset).map(|at| memory.read_once(at, page));
         if !matches!(read, Some(Ok(()))) {
             page.fill(0);
             missing = missing.saturating_add(page.len() as u64);

@@ -164,9 +164,16 @@ impl Dump {
 }
 
 impl GuestMemory for Dump {
+    fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        match &self.source {
+            Source::Runs(runs) => runs.read(&self.image, at, buf, true),
+            _ => self.read(at, buf),
+        }
+    }
+
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
         match &self.source {
-            Source::Runs(runs) => return runs.read(&self.image, at, buf),
+            Source::Runs(runs) => return runs.read(&self.image, at, buf, false),
             _ if buf.is_empty() => return Ok(()),
             _ => {}
         }
@@ -177,7 +184,7 @@ impl GuestMemory for Dump {
             return Err(ReadError::NotRam { at, len_bytes });
         }
         match &self.source {
-            Source::Runs(runs) => runs.read(&self.image, at, buf),
+            Source::Runs(runs) => runs.read(&self.image, at, buf, false),
             Source::Kdump(kdump) => kdump.read(&self.image, at, buf),
             Source::Avml(avml) => avml.read(&self.image, at, buf),
         }

@@ -94,7 +94,7 @@ impl Segments {
     }
 
     /// Fills `buf` from `at`, which may cross runs that touch.
-    pub(crate) fn read(&self, image: &Image, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+    pub(crate) fn read(&self, image: &Image, at: Gpa, buf: &mut [u8], once: bool) -> Result<(), ReadError> {
         let not_ram = ReadError::NotRam { at, len_bytes: buf.len() as u64 };
         let (mut here, mut rest) = (at.0, buf);
         while !rest.is_empty() {
@@ -102,7 +102,7 @@ impl Segments {
             let Some(segment) = self.list.get(next).filter(|s| s.start <= here) else { return Err(not_ram) };
             let room = segment.end().saturating_sub(here).min(rest.len() as u64);
             let (head, tail) = rest.split_at_mut(usize::try_from(room).unwrap_or(usize::MAX));
-            segment.copy(image, here, head)?;
+            segment.copy(image, here, head, once)?;
             (here, rest) = (here.saturating_add(room), tail);
         }
         Ok(())
@@ -111,7 +111,7 @@ impl Segments {
 
 impl Segment {
     /// Fills `buf`, which lies inside the run.
-    fn copy(&self, image: &Image, here: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+    fn copy(&self, image: &Image, here: u64, buf: &mut [u8], once: bool) -> Result<(), ReadError> {
         let inside = here.saturating_sub(self.start);
         let stored = self.stored_bytes.saturating_sub(inside).min(buf.len() as u64);
         let (bytes, zeros) = buf.split_at_mut(usize::try_from(stored).unwrap_or(usize::MAX));
@@ -124,7 +124,8 @@ impl Segment {
         if offset.saturating_add(stored) > image.len_bytes() {
             return Err(ReadError::Absent { at });
         }
-        image.read_exact(offset, bytes).map_err(|e| ReadError::Lost { at, why: e.to_string() })
+        let read = if once { image.read_exact_once(offset, bytes) } else { image.read_exact(offset, bytes) };
+        read.map_err(|e| ReadError::Lost { at, why: e.to_string() })
     }
 }
 

@@ -175,15 +175,35 @@ impl Qemu {
         Qmp::connect_any(&self.process, &self.vm.qmp_sockets, self.vm.uuid.as_deref())
     }
 
-    fn read_segment(&self, segment: &Segment, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+    fn read_segments(&self, at: Gpa, buf: &mut [u8], once: bool) -> Result<(), ReadError> {
+        let not_ram = ReadError::NotRam { at, len_bytes: buf.len() as u64 };
+        let (mut at, mut rest) = (at, buf);
+        let first = self.segments.partition_point(|segment| segment.gpa <= at.0).saturating_sub(1);
+        let mut segments = self.segments.iter().skip(first);
+        while !rest.is_empty() {
+            let Some(segment) = segments.next() else { return Err(not_ram) };
+            let Some(inside) = at.0.checked_sub(segment.gpa).filter(|inside| *inside < segment.len_bytes)
+            else {
+                return Err(not_ram);
+            };
+            let left = usize::try_from(segment.len_bytes.saturating_sub(inside)).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at_mut(left.min(rest.len()));
+            self.read_segment(segment, at, now, once)?;
+            at = Gpa(at.0.saturating_add(now.len() as u64));
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn read_segment(&self, segment: &Segment, at: Gpa, buf: &mut [u8], once: bool) -> Result<(), ReadError> {
         let inside = at.0.saturating_sub(segment.gpa);
         let copied = match (&segment.source, &self.memory) {
             (Source::Shared { ram, offset }, _) => {
-                let copied =
-                    ram.copy_out(offset.saturating_add(inside), buf).map_err(|error| error.to_string());
-                copied.and_then(
-                    |()| if self.process.was_alive_lately() { Ok(()) } else { Err(ENDED.to_owned()) },
-                )
+                let from = offset.saturating_add(inside);
+                let copied = if once { ram.copy_out_once(from, buf) } else { ram.copy_out(from, buf) };
+                copied.map_err(|error| error.to_string()).and_then(|()| {
+                    if self.process.was_alive_lately() { Ok(()) } else { Err(ENDED.to_owned()) }
+                })
             }
             (Source::Process { address }, Some(memory)) => {
                 let copied = self.process.copy_out(memory, address.saturating_add(inside), buf);
@@ -200,23 +220,11 @@ impl Qemu {
 
 impl GuestMemory for Qemu {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
-        let not_ram = ReadError::NotRam { at, len_bytes: buf.len() as u64 };
-        let (mut at, mut rest) = (at, buf);
-        let first = self.segments.partition_point(|segment| segment.gpa <= at.0).saturating_sub(1);
-        let mut segments = self.segments.iter().skip(first);
-        while !rest.is_empty() {
-            let Some(segment) = segments.next() else { return Err(not_ram) };
-            let Some(inside) = at.0.checked_sub(segment.gpa).filter(|inside| *inside < segment.len_bytes)
-            else {
-                return Err(not_ram);
-            };
-            let left = usize::try_from(segment.len_bytes.saturating_sub(inside)).unwrap_or(usize::MAX);
-            let (now, later) = rest.split_at_mut(left.min(rest.len()));
-            self.read_segment(segment, at, now)?;
-            at = Gpa(at.0.saturating_add(now.len() as u64));
-            rest = later;
-        }
-        Ok(())
+        self.read_segments(at, buf, false)
+    }
+
+    fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read_segments(at, buf, true)
     }
 
     fn ram(&self) -> &[GpaRange] {

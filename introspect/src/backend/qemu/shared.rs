@@ -50,6 +50,11 @@ impl SharedRam {
             pages.for_each(|page| self.hold(page));
             return self.map.copy_out(offset, buf);
         }
+        self.copy_out_once(offset, buf)
+    }
+
+    /// The same by `pread` always: for what is read once. A host with large folios maps megabytes for a word.
+    pub(super) fn copy_out_once(&self, offset: u64, buf: &mut [u8]) -> Result<(), MapError> {
         self.file.read_exact_at(buf, self.start.saturating_add(offset)).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => MapError::Lost,
             _ => MapError::Io(error),
