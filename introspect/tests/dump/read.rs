@@ -130,6 +130,18 @@ fn samples() -> Vec<Vec<u8>> {
     all
 }
 
+/// `LYNCEUS_CORPUS=fuzz/corpus/dump cargo test -p lynceus-introspect --test dump -- --ignored fuzz_corpus`
+#[test]
+#[ignore = "writes seeds for the fuzz target"]
+fn fuzz_corpus() {
+    let dir = std::env::var_os("LYNCEUS_CORPUS").expect("LYNCEUS_CORPUS");
+    std::fs::create_dir_all(&dir).unwrap();
+    for (n, sample) in samples().into_iter().enumerate() {
+        // The target's first byte: no padding.
+        std::fs::write(Path::new(&dir).join(format!("sample-{n}")), [vec![0], sample].concat()).unwrap();
+    }
+}
+
 #[test]
 fn a_truncated_dump_keeps_what_it_has_and_says_so() {
     let guest = fixture::small_guest();
@@ -154,6 +166,75 @@ fn a_truncated_dump_keeps_what_it_has_and_says_so() {
     }
 }
 
+/// Numbers that would take all memory or all time if they were believed.
+#[test]
+fn absurd_counts_are_refused() {
+    let guest = fixture::small_guest();
+    let with = |mut bytes: Vec<u8>, at: usize, number: &[u8]| {
+        bytes[at..at + number.len()].copy_from_slice(number);
+        open(&bytes)
+    };
+    let corrupt = |result: Result<Dump, DumpError>| matches!(result, Err(DumpError::Corrupt { .. }));
+    let huge = (u64::MAX - 0x1000).to_le_bytes();
+    assert!(corrupt(with(fixture::lime(&guest), 16, &huge)));
+    assert!(corrupt(with(fixture::avml(&guest), 16, &huge)));
+    assert!(corrupt(with(fixture::elf(&guest), 56, &[0xfe, 0xff])), "program headers past the end");
+    assert!(corrupt(with(fixture::elf(&guest), 32, &huge)), "their table past the end");
+    let kdump = fixture::kdump(&guest, Compression::Zlib);
+    assert!(corrupt(with(kdump.clone(), PAGE + 96, &huge)), "frames");
+    assert!(corrupt(with(kdump.clone(), 432, &[0xff; 4])), "sub header blocks");
+    assert!(corrupt(with(kdump.clone(), 436, &[0xff; 4])), "bitmap blocks");
+    assert!(corrupt(with(kdump.clone(), 428, &[0xff; 4])), "block size");
+    let flat = fixture::flattened(&kdump);
+    assert!(corrupt(with(flat.clone(), PAGE + 8, &[0xff; 8])), "a record of 2^64 bytes");
+    // A record far away makes a long file of zeros, not an allocation.
+    let far = with(flat, PAGE, &0x7fff_0000_0000_0000_u64.to_be_bytes());
+    assert_eq!(far.unwrap().ram().len(), 2);
+    // A run of 2^44 zeros is one thing, one that wraps another.
+    let zeros = with(fixture::elf(&guest), 64 + 40, &(1_u64 << 45).to_le_bytes()).unwrap();
+    assert_eq!((zeros.ram().len(), zeros.warnings().len()), (1, 1));
+}
+
+#[test]
+fn a_dump_that_is_cut_while_open_is_lost_and_not_zeros() {
+    let bytes = fixture::elf(&fixture::guest());
+    let file = fixture::file(&bytes);
+    let dump = Dump::open(file.path()).unwrap();
+    let mut page = [0; PAGE];
+    dump.read(Gpa(0x40_0000), &mut page).unwrap();
+    file.as_file().set_len(0x2000).unwrap();
+    assert!(matches!(dump.read(Gpa(0x40_0000), &mut page), Err(ReadError::Lost { .. })));
+}
+
+/// Eight threads that share a dump, whose cache is smaller than its memory.
+#[test]
+fn threads_share_a_dump() {
+    let guest = vec![(0, fixture::pages(11, 3000))];
+    let dump = open(&fixture::kdump(&guest, Compression::Snappy)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (dump, bytes) = (&dump, &guest[0].1);
+            scope.spawn(move || {
+                for n in (0..3000).map(|n| (n * 7 + thread * 311) % 3000) {
+                    let mut page = [0; PAGE];
+                    dump.read(Gpa((n * PAGE) as u64), &mut page).unwrap();
+                    assert!(page == bytes[n * PAGE..(n + 1) * PAGE]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_32_bit_core_reads_back() {
+    let guest = fixture::small_guest();
+    let dump = open(&fixture::elf32(&guest)).unwrap();
+    assert_eq!((dump.format(), dump.warnings()), (Format::Elf, [].as_slice()));
+    let mut read = vec![0; guest[1].1.len()];
+    dump.read(Gpa(guest[1].0), &mut read).unwrap();
+    assert!(read == guest[1].1);
+}
+
 #[test]
 fn flipped_bits_are_survived() {
     for sample in samples() {
@@ -167,8 +248,8 @@ fn flipped_bits_are_survived() {
     }
 }
 
-/// `LYNCEUS_DUMPS=DIR cargo test -p lynceus-introspect --test dump -- --ignored --nocapture real_dumps`, where DIR holds a guest's
-/// RAM in the file `raw` and dumps of it made at the same moment by other tools.
+/// `LYNCEUS_DUMPS=DIR cargo test -p lynceus-introspect --test dump -- --ignored --nocapture real_dumps`,
+/// where DIR holds a guest's RAM in the file `raw` and dumps of it made at the same moment by other tools.
 #[test]
 #[ignore = "needs dumps of a real guest"]
 fn real_dumps_equal_the_raw_image() {

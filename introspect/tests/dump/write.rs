@@ -1,4 +1,5 @@
-//! Written dumps: they read back, leave out what could not be read, keep what exists, and are no dump until complete.
+//! Written dumps: they read back, leave out what could not be read, keep what exists, and are no dump until
+//! complete.
 
 use crate::fixture::{self, PAGE};
 use lynceus_introspect::backend::dump::write::{DumpWriteError, Existing, WriteFormat, write, write_file};
@@ -102,11 +103,30 @@ fn an_unreadable_page_is_reported_and_left_out() {
     }
 }
 
+/// Eight bytes of RAM, its number, at the start of each page.
+struct Pieces(Vec<GpaRange>);
+
+impl Pieces {
+    fn new(count: u64) -> Pieces {
+        Pieces((0..count).map(|n| GpaRange { start: Gpa(n * 0x1000), len_bytes: 8 }).collect())
+    }
+}
+
+impl GuestMemory for Pieces {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        buf.copy_from_slice(&(at.0 / 0x1000).to_le_bytes());
+        Ok(())
+    }
+
+    fn ram(&self) -> &[GpaRange] {
+        &self.0
+    }
+}
+
 #[test]
 fn memory_in_more_pieces_than_the_elf_header_counts() {
-    for pieces in [1_168_u64, 1_170, 65_534, 65_535, 66_000] {
-        let blocks = (0..pieces).map(|n| (Gpa(n * 0x1000), n.to_le_bytes().to_vec())).collect();
-        let dump = open(&written(&Fake::blocks(blocks), WriteFormat::Elf));
+    for pieces in [1_021_u64, 1_022, 65_533, 65_534, 65_535] {
+        let dump = open(&written(&Pieces::new(pieces), WriteFormat::Elf));
         assert_eq!((dump.ram().len() as u64, dump.warnings()), (pieces, [].as_slice()));
         for n in [0, 1, pieces / 2, pieces - 1] {
             let mut word = [0; 8];
@@ -114,6 +134,18 @@ fn memory_in_more_pieces_than_the_elf_header_counts() {
             assert_eq!(u64::from_le_bytes(word), n);
         }
     }
+}
+
+#[test]
+fn an_elf_core_repeats_the_kernels_vmcoreinfo() {
+    let text = "OSRELEASE=6.1.0\nBUILD-ID=00\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=ffffffff88000000\n";
+    let mut ram = fixture::pages(9, 20);
+    ram[8 * PAGE..9 * PAGE].fill(0);
+    ram[8 * PAGE..8 * PAGE + text.len()].copy_from_slice(text.as_bytes());
+    ram[4 * PAGE..4 * PAGE + 10].copy_from_slice(b"OSRELEASE=");
+    let dump = open(&written(&Fake::flat(ram), WriteFormat::Elf));
+    assert_eq!((dump.vmcoreinfo(), dump.warnings()), (Some(text), [].as_slice()));
+    assert_eq!(open(&written(&fake(&fixture::small_guest()), WriteFormat::Elf)).vmcoreinfo(), None);
 }
 
 #[test]

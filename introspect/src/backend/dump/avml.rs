@@ -1,7 +1,9 @@
-//! AVML's compressed dumps: LiME headers of version 2, each followed by its range as a snappy stream and the stream's length.
+//! AVML's compressed dumps: LiME headers of version 2, each followed by its range as a snappy stream and the
+//! stream's length.
 //!
 //! Sources: AVML `src/image.rs` (header, trailer), Snappy's `framing_format.txt` (chunks of at most 64 KiB).
-//! Opening indexes the chunks without unpacking any; a read unpacks the ones it touches and checks their sums.
+//! Opening indexes the chunks without unpacking any; a read unpacks the ones it touches and checks their
+//! sums.
 //! *Trusts*: nothing. A chunk unpacks to the length that it announced, 64 KiB at most, or is corrupt.
 
 use super::cache::BlockCache;

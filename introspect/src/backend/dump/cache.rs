@@ -21,7 +21,8 @@ struct Inner {
 }
 
 impl BlockCache {
-    /// The block `key`, made by `load` if it is not kept. Two callers may both load it: no lock is held meanwhile.
+    /// The block `key`, made by `load` if it is not kept. Two callers may both load it: no lock is held
+    /// meanwhile.
     pub(crate) fn get<E>(&self, key: u64, load: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Arc<[u8]>, E> {
         if let Some(block) = self.lock().touch(key) {
             return Ok(block);
@@ -61,5 +62,38 @@ impl Inner {
                 self.bytes = self.bytes.saturating_sub(old.len());
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_is_used_and_stays_small() {
+        let cache = BlockCache::default();
+        let mut loads = 0;
+        let mut get = |key: u64| {
+            let load = || -> Result<Vec<u8>, ()> {
+                loads += 1;
+                Ok(vec![key as u8; 1 << 20])
+            };
+            assert_eq!(cache.get(key, load).unwrap()[7], key as u8);
+            loads
+        };
+        let full = (CAPACITY_BYTES >> 20) as u64;
+        for key in 0..full {
+            get(key);
+        }
+        assert_eq!(get(0), full, "kept");
+        assert_eq!(get(full), full + 1, "pushes out 1, which is unused for longest");
+        assert_eq!(get(0), full + 1);
+        assert_eq!(get(1), full + 2);
+        let inner = cache.lock();
+        assert_eq!((inner.bytes, inner.blocks.len(), inner.by_use.len() as u64), (CAPACITY_BYTES, 8, full));
+        drop(inner);
+        assert_eq!(cache.get(999, || Err("no")), Err("no"), "a failure is not kept");
+        assert!(cache.get::<()>(999, || Ok(vec![1])).is_ok());
     }
 }

@@ -1,4 +1,5 @@
-//! Which format a file has, by its first bytes; and what to do about files that are no dump, or one of another kind.
+//! Which format a file has, by its first bytes; and what to do about files that are no dump, or one of
+//! another kind.
 
 use super::image::{DumpError, Image, u32_at};
 use super::{Format, avml, elf, kdump, lime, raw};

@@ -1,7 +1,9 @@
 //! ELF cores, 64 and 32 bits, little-endian: each `PT_LOAD` is a run of guest-physical memory, by `p_paddr`.
 //!
-//! Sources: ELF gABI (file and program headers, `PN_XNUM`); QEMU `dump/dump.c` and makedumpfile `-E` as writers.
-//! *Trusts*: nothing in the headers. A dump taken with paging names the same memory several times: once is kept.
+//! Sources: ELF gABI (file and program headers, `PN_XNUM`); QEMU `dump/dump.c` and makedumpfile `-E` as
+//! writers.
+//! *Trusts*: nothing in the headers. A dump taken with paging names the same memory several times: once is
+//! kept.
 
 use super::image::{DumpError, Image, u16_at, u32_at, u64_at};
 use super::notes::Notes;

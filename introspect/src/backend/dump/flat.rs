@@ -1,7 +1,9 @@
-//! makedumpfile's flattened form: a dump as a list of writes, so that it can be sent through a pipe. QEMU's `kdump-*` too.
+//! makedumpfile's flattened form: a dump as a list of writes, so that it can be sent through a pipe. QEMU's
+//! `kdump-*` too.
 //!
-//! Source: makedumpfile `makedumpfile.h` (`makedumpfile_header`, `makedumpfile_data_header`; big-endian), QEMU `dump/dump.c`
-//! (`write_start_flat_header`). *Trusts*: nothing. A later write wins over an earlier one; what was never written is zeros.
+//! Source: makedumpfile `makedumpfile.h` (`makedumpfile_header`, `makedumpfile_data_header`; big-endian),
+//! QEMU `dump/dump.c` (`write_start_flat_header`). *Trusts*: nothing. A later write wins over an earlier one;
+//! what was never written is zeros.
 
 use super::image::{DumpError, Image};
 use std::collections::BTreeMap;
@@ -92,6 +94,7 @@ fn be64(bytes: &[u8], offset: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -1,6 +1,7 @@
 //! The dump file as bytes at offsets, and why one is refused.
 //!
-//! *Does*: copies from a mapping of the file, or by `pread` where it cannot be mapped; undoes the flattened form on the way.
+//! *Does*: copies from a mapping of the file, or by `pread` where it cannot be mapped; undoes the flattened form
+//! on the way.
 //! *Trusts*: the file system. *Never*: writes, blocks on a FIFO, or reads what was not asked for.
 
 use super::flat::{self, Extent};

@@ -1,8 +1,9 @@
-//! kdump-compressed: a bitmap of the pages that are stored, then a descriptor for each, then the pages, compressed one by one.
+//! kdump-compressed: a bitmap of the pages that are stored, then a descriptor for each, then the pages,
+//! compressed one by one.
 //!
-//! Sources: makedumpfile `diskdump_mod.h` (`disk_dump_header`, `kdump_sub_header`, `page_desc`; header versions 1–6) and
-//! QEMU `include/sysemu/dump.h` (`DiskDumpHeader64`), 64-bit guests. *Trusts*: nothing. A page decompresses to exactly one block
-//! or is corrupt; tables are read only as far as the file holds them.
+//! Sources: makedumpfile `diskdump_mod.h` (`disk_dump_header`, `kdump_sub_header`, `page_desc`; header
+//! versions 1–6) and QEMU `include/sysemu/dump.h` (`DiskDumpHeader64`), 64-bit guests. *Trusts*: nothing. A
+//! page decompresses to exactly one block or is corrupt; tables are read only as far as the file holds them.
 
 use super::cache::BlockCache;
 use super::image::{DumpError, Image, u32_at, u64_at};
@@ -74,7 +75,8 @@ pub(crate) fn open(image: &Image, warnings: &mut Vec<String>) -> Result<Opened, 
     Ok((Kdump { stored, ranks, descriptors_at, cache: BlockCache::default() }, ram, notes))
 }
 
-/// Where the pages end in the file, as far as the last descriptors tell: all of them would be much to read at opening.
+/// Where the pages end in the file, as far as the last descriptors tell: all of them would be much to read at
+/// opening.
 fn last_page_end(image: &Image, descriptors_at: u64, count: u64) -> u64 {
     const LOOKED_AT: u64 = 1 << 16;
     let first = count.saturating_sub(LOOKED_AT);

@@ -1,4 +1,5 @@
-//! LiME version 1: a 32-byte header before each range of RAM. Source: LiME `src/lime.h` (`lime_mem_range_header`).
+//! LiME version 1: a 32-byte header before each range of RAM. Source: LiME `src/lime.h`
+//! (`lime_mem_range_header`).
 //!
 //! *Trusts*: nothing. LiME's "padded" output has no headers and is a raw image.
 

@@ -1,7 +1,7 @@
 //! LZO1X decompression into a buffer of known size.
 //!
-//! Source: Linux `Documentation/staging/lzo.rst` (stream format). *Trusts*: nothing. Every copy is bounded by the output, which is
-//! at most one page, so a bomb cannot grow.
+//! Source: Linux `Documentation/staging/lzo.rst` (stream format). *Trusts*: nothing. Every copy is bounded by
+//! the output, which is at most one page, so a bomb cannot grow.
 
 /// Decompresses `src`; `None` unless it is well formed and fills `out` exactly.
 pub(crate) fn decompress(src: &[u8], out: &mut [u8]) -> Option<()> {
@@ -80,7 +80,8 @@ impl Lzo<'_> {
         Some(usize::from(u16::from_le_bytes([self.byte()?, self.byte()?])))
     }
 
-    /// A length: `short` itself, or where that is 0 `base` plus a run of zero bytes worth 255 each and a last byte.
+    /// A length: `short` itself, or where that is 0 `base` plus a run of zero bytes worth 255 each and a last
+    /// byte.
     fn length(&mut self, short: usize, base: usize) -> Option<usize> {
         if short != 0 {
             return Some(short);
@@ -115,5 +116,40 @@ impl Lzo<'_> {
         }
         self.at = end;
         Some(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes with repeats near and far, long and short.
+    fn repetitive() -> impl Strategy<Value = Vec<u8>> {
+        let piece =
+            (prop::collection::vec(any::<u8>(), 1..80), 1..60usize).prop_map(|(bytes, n)| bytes.repeat(n));
+        prop::collection::vec(piece, 1..30).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn undoes_a_compressor(bytes in repetitive()) {
+            let packed = lzokay_native::compress(&bytes).unwrap();
+            let mut out = vec![0xee; bytes.len()];
+            prop_assert_eq!(decompress(&packed, &mut out), Some(()));
+            prop_assert_eq!(&out, &bytes);
+            // Neither a byte more nor one less.
+            prop_assert_eq!(decompress(&packed, &mut vec![0; bytes.len() + 1]), None);
+            if let Some(less) = bytes.len().checked_sub(1) {
+                prop_assert_eq!(decompress(&packed, &mut vec![0; less]), None);
+            }
+            prop_assert_eq!(decompress(&packed[..packed.len() - 1], &mut out), None);
+        }
+
+        #[test]
+        fn survives_anything(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decompress(&bytes, &mut [0; 300]);
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Memory dumps: files that hold a guest's RAM as it was.
 //!
-//! *Does*: detects the format from the file's first bytes (never from its name), and reads guest-physical memory out of it:
-//! raw images, LiME and AVML, ELF cores (QEMU, libvirt, makedumpfile `-E`), kdump-compressed files (QEMU, makedumpfile), the
-//! latter two also in makedumpfile's flattened form. Uncompressed bytes come straight from a mapping of the file.
-//! *Trusts*: nothing in the file. A table that makes no sense is an error, a part that is missing a warning, and a page that
-//! is not there [`ReadError::Absent`], never zeros.
-//! *Never*: writes, allocates more than the file's own tables justify (about 150 MiB for the largest), follows a name.
+//! *Does*: detects the format from the file's first bytes (never from its name), and reads guest-physical
+//! memory out of it: raw images, LiME and AVML, ELF cores (QEMU, libvirt, makedumpfile `-E`), kdump-compressed
+//! files (QEMU, makedumpfile), and any of them in makedumpfile's flattened form. Uncompressed bytes come
+//! straight from a mapping of the file. [`write`] writes dumps.
+//! *Trusts*: nothing in the file. A table that makes no sense is an error, a part that is missing a warning,
+//! and a page that is not there [`ReadError::Absent`], never zeros.
+//! *Never*: writes, allocates more than the file's own tables justify (about 150 MiB for the largest),
+//! follows a name.
 //!
 //! ```no_run
 //! use lynceus_introspect::{GuestMemory, backend::dump::Dump};
@@ -135,7 +137,8 @@ impl Dump {
         &self.warnings
     }
 
-    /// The vCPUs' registers, where the dump has them (QEMU's notes). Their writer is the hypervisor, not the guest.
+    /// The vCPUs' registers, where the dump has them (QEMU's notes). Their writer is the hypervisor, not the
+    /// guest.
     pub fn vcpus(&self) -> &[VcpuState] {
         &self.notes.vcpus
     }
@@ -145,8 +148,8 @@ impl Dump {
         self.notes.vmcoreinfo.as_deref()
     }
 
-    /// The layouts to try: of a raw image those of its length, likeliest first; none of other formats, which say where
-    /// their memory belongs.
+    /// The layouts to try: of a raw image those of its length, likeliest first; none of other formats, which
+    /// say where their memory belongs.
     pub fn raw_layouts(&self) -> Vec<RawLayout> {
         if self.format == Format::Raw { RawLayout::candidates(self.image.len_bytes()) } else { Vec::new() }
     }

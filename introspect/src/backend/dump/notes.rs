@@ -1,7 +1,7 @@
 //! The notes of an ELF core or a kdump file: QEMU's register dump of each vCPU, and VMCOREINFO.
 //!
-//! Sources: ELF gABI "Note Section"; QEMU `target/i386/arch_dump.c` (`QEMUCPUState` version 1: 18 registers from 8, ten 24-byte
-//! segments from 152, CR0–CR4 from 392, then the kernel GS base). *Trusts*: nothing.
+//! Sources: ELF gABI "Note Section"; QEMU `target/i386/arch_dump.c` (`QEMUCPUState` version 1: 18 registers
+//! from 8, ten 24-byte segments from 152, CR0–CR4 from 392, then the kernel GS base). *Trusts*: nothing.
 
 use super::image::{u32_at, u64_at};
 
@@ -87,4 +87,44 @@ fn vcpu(desc: &[u8]) -> Option<VcpuState> {
         kernel_gs_base: (size >= KERNEL_GS_BASE_AT + 8).then(|| u64_at(desc, KERNEL_GS_BASE_AT)).flatten(),
         idt_base: u64_at(desc, IDT_BASE_AT)?,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    fn note(name: &[u8], desc: &[u8]) -> Vec<u8> {
+        let mut out = [name.len() as u32, desc.len() as u32, 0].map(u32::to_le_bytes).concat();
+        for part in [name, desc] {
+            out.extend(part);
+            out.resize(out.len().next_multiple_of(4), 0);
+        }
+        out
+    }
+
+    #[test]
+    fn reads_qemus_registers_and_vmcoreinfo() {
+        let mut cpu = vec![0; 440];
+        cpu[4..8].copy_from_slice(&440_u32.to_le_bytes());
+        for (at, value) in [(RIP_AT, 1_u64), (GS_BASE_AT, 2), (IDT_BASE_AT, 3), (CR0_AT, 4), (CR0_AT + 24, 5)]
+        {
+            cpu[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        cpu[CR0_AT + 32..CR0_AT + 40].copy_from_slice(&6_u64.to_le_bytes());
+        cpu[KERNEL_GS_BASE_AT..].copy_from_slice(&7_u64.to_le_bytes());
+        let mut old = cpu[..432].to_vec();
+        old[4..8].copy_from_slice(&432_u32.to_le_bytes());
+        let bytes = [note(b"CORE\0", &[1; 7]), note(b"QEMU\0", &cpu), note(b"QEMU\0", &old)].concat();
+        let bytes = [bytes, note(b"VMCOREINFO\0", b"OSRELEASE=6\n\0\0")].concat();
+        let mut notes = Notes::default();
+        notes.absorb(&bytes);
+        let state =
+            VcpuState { cr0: 4, cr3: 5, cr4: 6, rip: 1, gs_base: 2, kernel_gs_base: Some(7), idt_base: 3 };
+        assert_eq!(notes.vcpus, [state, VcpuState { kernel_gs_base: None, ..state }]);
+        assert_eq!(notes.vmcoreinfo.as_deref(), Some("OSRELEASE=6\n"));
+        for cut in 0..bytes.len() {
+            Notes::default().absorb(&bytes[..cut]);
+        }
+    }
 }

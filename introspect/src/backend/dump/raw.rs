@@ -1,8 +1,9 @@
 //! A raw image: RAM byte for byte, with no header that says where it belongs.
 //!
-//! Up to the start of the PCI hole offset and address are the same. A file whose hole was taken out looks no different from one
-//! that keeps it, so the layout is a guess that the caller checks (do page tables lead where they should?).
-//! Splits: QEMU `hw/i386/pc_q35.c` (`lowmem` 0xb0000000, else 2 GiB) and `pc_piix.c` (0xe0000000, else 3 GiB).
+//! Up to the start of the PCI hole offset and address are the same. A file whose hole was taken out looks no
+//! different from one that keeps it, so the layout is a guess that the caller checks (do page tables lead
+//! where they should?). Splits: QEMU `hw/i386/pc_q35.c` (`lowmem` 0xb0000000, else 2 GiB) and `pc_piix.c`
+//! (0xe0000000, else 3 GiB).
 
 use super::image::{DumpError, Image};
 use super::segments::Segment;

@@ -77,7 +77,7 @@ impl Segments {
             }
         }
         if overlaps > 0 {
-            warnings.push(format!("{overlaps} runs overlap an earlier one with other content"));
+            warnings.push(format!("{overlaps} runs are stored a second time; the first copy is used"));
         }
         let missing = list.iter().fold(0_u64, |sum, s| {
             let end = s.file_offset.saturating_add(s.stored_bytes);

@@ -1,9 +1,12 @@
 //! Writes a guest's RAM as a dump that other tools read: an ELF core or LiME.
 //!
-//! Sources: ELF gABI (64-bit core, `PN_XNUM`); LiME `src/lime.h`. Zero pages become holes of the file, so that a dump takes no more
-//! room than the guest has content. A page that cannot be read is left out of the dump's runs and reported, never zeros.
-//! *Trusts*: nothing about the guest, which may move meanwhile: pause it, or take a blurred picture ([`WriteReport::stability`]).
-//! *Never*: touches an existing file unless told to. Until a dump is complete it starts with a broken header that no tool takes.
+//! Sources: ELF gABI (64-bit core, `PN_XNUM`); LiME `src/lime.h`. Zero pages become holes of the file, so
+//! that a dump takes no more room than the guest has content. A page that cannot be read is left out of the
+//! dump's runs and reported, never zeros.
+//! *Trusts*: nothing about the guest, which may move meanwhile: pause it, or take a blurred picture
+//! ([`WriteReport::stability`]).
+//! *Never*: touches an existing file unless told to. Until a dump is complete it starts with a broken header
+//! that no tool takes.
 
 mod sink;
 
@@ -25,7 +28,7 @@ const MAX_LOST_PAGES: u32 = 256;
 /// What to write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteFormat {
-    /// An ELF core of physical memory: crash, drgn, gdb, Volatility, makedumpfile.
+    /// An ELF core of physical memory, with the kernel's VMCOREINFO as a note: drgn, Volatility, readelf.
     Elf,
     /// LiME version 1: Volatility, Rekall and most forensic tools.
     Lime,
@@ -89,8 +92,8 @@ pub enum DumpWriteError {
     TooManyPieces,
 }
 
-/// Writes a dump to a new file, readable by its owner only. `progress` hears bytes done and bytes in all, every MiB.
-/// On an error no file is left behind.
+/// Writes a dump to a new file, readable by its owner only. `progress` hears bytes done and bytes in all,
+/// every MiB. On an error no file is left behind.
 pub fn write_file(
     memory: &dyn GuestMemory,
     path: &Path,
@@ -136,7 +139,8 @@ fn create(path: &Path) -> Result<File, DumpWriteError> {
     })
 }
 
-/// Writes a dump into `out`, from its start. What is seeked over must read as zeros: give an empty file or buffer.
+/// Writes a dump into `out`, from its start. What is seeked over must read as zeros: give an empty file or
+/// buffer.
 pub fn write<W: Write + Seek>(
     memory: &dyn GuestMemory,
     out: &mut W,

@@ -7,9 +7,18 @@ use crate::addr::PAGE_BYTES;
 use crate::{Gpa, GpaRange};
 use std::io::{Seek, SeekFrom, Write};
 
-/// Where an ELF core's memory starts: before it is room for 1,169 program headers. More of them go to the end of the file.
+/// Where an ELF core's memory starts, behind the note and room for 1,022 program headers. More of them go to
+/// the end.
 const ELF_DATA_AT: u64 = 64 << 10;
+const ELF_NOTE_AT: u64 = 56 << 10;
 const EHDR_BYTES: u64 = 64;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// What the kernel's page of VMCOREINFO starts with (Linux `kernel/crash_core.c`, since 2.6.24 the first
+/// line).
+const VMCOREINFO_START: &[u8] = b"OSRELEASE=";
+/// A line that no VMCOREINFO lacks.
+const VMCOREINFO_LINE: &[u8] = b"\nPAGESIZE=";
 const ZERO_PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 
 /// Sizes of a finished dump.
@@ -36,11 +45,13 @@ pub(super) struct Sink<'a, W> {
     runs: Vec<Run>,
     /// Whether the last run may grow.
     open: bool,
+    /// What the kernel says of itself for readers of dumps, met on the way.
+    vmcoreinfo: Option<Vec<u8>>,
 }
 
 impl<'a, W: Write + Seek> Sink<'a, W> {
     pub(super) fn new(out: &'a mut W, format: WriteFormat) -> Sink<'a, W> {
-        Sink { out, format, pos: 0, end: 0, zero_bytes: 0, runs: Vec::new(), open: false }
+        Sink { out, format, pos: 0, end: 0, zero_bytes: 0, runs: Vec::new(), open: false, vmcoreinfo: None }
     }
 
     /// Half a header: an unfinished dump must pass for no dump at all.
@@ -84,6 +95,9 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
             self.zero_bytes = self.zero_bytes.saturating_add(zeros.len() as u64);
             self.pos = self.pos.saturating_add(zeros.len() as u64);
             if !content.is_empty() {
+                if self.format == WriteFormat::Elf && self.vmcoreinfo.is_none() {
+                    self.vmcoreinfo = content.chunks(ZERO_PAGE.len()).find_map(vmcoreinfo);
+                }
                 self.put(self.pos, content)?;
             }
             self.pos = self.pos.saturating_add(content.len() as u64);
@@ -120,21 +134,41 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
     }
 
     fn elf_headers(&mut self, runs: &[Run]) -> Result<(), DumpWriteError> {
-        let table: Vec<u8> = runs.iter().flat_map(program_header).collect();
-        let room = ELF_DATA_AT.saturating_sub(EHDR_BYTES);
+        let note = self.vmcoreinfo.as_deref().map(note).unwrap_or_default();
+        self.put(ELF_NOTE_AT, &note)?;
+        let mut table = program_header(PT_NOTE, ELF_NOTE_AT, Gpa(0), note.len() as u64);
+        for run in runs {
+            table.extend(program_header(PT_LOAD, run.file_offset, run.range.start, run.range.len_bytes));
+        }
+        let room = ELF_NOTE_AT.saturating_sub(EHDR_BYTES);
         let table_at = if table.len() as u64 <= room { EHDR_BYTES } else { self.end.next_multiple_of(8) };
         self.put(table_at, &table)?;
-        let count = u16::try_from(runs.len()).ok().filter(|count| *count < u16::MAX);
+        let entries = runs.len().saturating_add(1);
+        let count = u16::try_from(entries).ok().filter(|count| *count < u16::MAX);
         let section_at = match count {
             Some(_) => 0,
             None => {
                 let at = self.end.next_multiple_of(8);
-                self.put(at, &counting_section(runs.len()))?;
+                self.put(at, &counting_section(entries))?;
                 at
             }
         };
         self.put(0, &elf_header(table_at, count, section_at))
     }
+}
+
+/// The text of a page that is the kernel's VMCOREINFO. The guest wrote it: it is repeated, not believed.
+fn vmcoreinfo(page: &[u8]) -> Option<Vec<u8>> {
+    let text = page.split(|byte| *byte == 0).next().filter(|text| text.starts_with(VMCOREINFO_START))?;
+    memchr::memmem::find(text, VMCOREINFO_LINE).map(|_| text.to_vec())
+}
+
+/// The note under which the kernel's own crash dumps carry VMCOREINFO.
+fn note(text: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(text.len()).unwrap_or(0);
+    let mut note = [[11, len, 0].map(u32::to_le_bytes).concat().as_slice(), b"VMCOREINFO\0\0", text].concat();
+    note.resize(note.len().next_multiple_of(4), 0);
+    note
 }
 
 /// Length of the pages at the start of `bytes` that are zero, or that are not.
@@ -150,11 +184,10 @@ fn lime_header(range: GpaRange) -> Vec<u8> {
     [magic.as_slice(), &version, &range.start.0.to_le_bytes(), &last.to_le_bytes(), &[0; 8]].concat()
 }
 
-/// `Elf64_Phdr` of a run: `PT_LOAD`, readable, no virtual address.
-fn program_header(run: &Run) -> Vec<u8> {
-    let len = run.range.len_bytes;
-    let words = [run.file_offset, 0, run.range.start.0, len, len, 0];
-    [[1_u32, 4].map(u32::to_le_bytes).concat(), words.map(u64::to_le_bytes).concat()].concat()
+/// `Elf64_Phdr`: readable, without a virtual address, as long in memory as in the file.
+fn program_header(kind: u32, offset: u64, at: Gpa, len: u64) -> Vec<u8> {
+    let words = [offset, 0, at.0, len, len, 0];
+    [[kind, 4].map(u32::to_le_bytes).concat(), words.map(u64::to_le_bytes).concat()].concat()
 }
 
 /// `Elf64_Ehdr`: a little-endian x86-64 core.
