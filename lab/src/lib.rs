@@ -1,4 +1,20 @@
 //! Development only: builds and boots real guests with a known ground truth.
+//!
+//! [`kernels`] downloads Debian's kernels, [`initramfs`] packs the guest's own PID 1 with them, [`guest`] boots and asks it,
+//! [`images`] keeps frozen guests for tests. In the guest runs `lab/guest`; what it plants is in [`scenery`].
+//!
+//! *Never*: part of the product; it may panic and may trust its own guest.
 
+pub mod folder;
+pub mod guest;
+pub mod images;
+pub mod initramfs;
+pub mod kernels;
+pub mod module;
+pub mod packages;
+mod qmp;
 pub mod scenery;
 pub mod truth;
+
+pub use guest::{Guest, Paging, Spec};
+pub use kernels::KernelVersion;

@@ -1,0 +1,258 @@
+//! A running guest: booted under QEMU's software emulation, asked over a second serial port, gone when dropped.
+
+use crate::kernels::{self, KernelVersion};
+use crate::qmp::{self, Qmp};
+use crate::truth::{Symbol, Truth, parse_kallsyms};
+use crate::{folder, initramfs};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::fmt;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// From power-on to the scenery standing. Emulation on a busy machine takes its time.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// Page-table levels of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Paging {
+    /// 48-bit addresses.
+    Four,
+    /// 57-bit addresses (LA57).
+    Five,
+}
+
+/// What to boot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Spec {
+    /// The VM's name, for `lynceus vms`.
+    pub name: String,
+    /// Its kernel.
+    pub kernel: KernelVersion,
+    /// Its paging mode.
+    pub paging: Paging,
+    /// RAM in MiB; from 2,816 on some of it lies above the PCI hole.
+    pub memory_mib: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// RAM that no other process can map.
+    pub private_ram: bool,
+}
+
+impl Spec {
+    /// A small guest with one CPU.
+    pub fn new(kernel: KernelVersion, paging: Paging) -> Spec {
+        let name = format!("lab-{kernel}-{paging}");
+        Spec { name, kernel, paging, memory_mib: 256, vcpus: 1, private_ram: false }
+    }
+}
+
+impl fmt::Display for Paging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Paging::Four => "4",
+            Paging::Five => "5",
+        })
+    }
+}
+
+/// A running guest.
+#[derive(Debug)]
+pub struct Guest {
+    spec: Spec,
+    qemu: Child,
+    folder: tempfile::TempDir,
+    control: RefCell<BufReader<UnixStream>>,
+    qmp: RefCell<Qmp>,
+}
+
+impl Guest {
+    /// Boots a guest and waits until everything in it stands.
+    pub fn boot(spec: &Spec) -> Result<Guest> {
+        let kernel = kernels::fetch(spec.kernel)?;
+        let initramfs = initramfs::build(&kernel)?;
+        let folder = tempfile::Builder::new().prefix("guest-").tempdir_in(folder::lab("run")?)?;
+        let qemu = start(spec, &kernel.vmlinuz, &initramfs, folder.path())?;
+        let mut qemu = Reaper(Some(qemu));
+        let booted = (|| {
+            // QEMU waits for this connection before it starts the guest: no byte is lost.
+            let control = qmp::connect(&folder.path().join("control"), Duration::from_secs(20))?;
+            control.set_read_timeout(Some(BOOT))?;
+            let mut control = BufReader::new(control);
+            let qmp = Qmp::connect(&folder.path().join("qmp"))?;
+            let mut line = String::new();
+            control.read_line(&mut line).context("the guest did not get ready in time")?;
+            if line != "READY\n" {
+                bail!("the guest said {line:?} instead of READY");
+            }
+            Ok((control, qmp))
+        })();
+        let (control, qmp) =
+            booted.with_context(|| format!("{}: console:\n{}", spec.name, tail(folder.path())))?;
+        let (control, qmp) = (RefCell::new(control), RefCell::new(qmp));
+        Ok(Guest { spec: spec.clone(), qemu: qemu.0.take().context("no QEMU")?, folder, control, qmp })
+    }
+
+    /// QEMU's process.
+    pub fn pid(&self) -> u32 {
+        self.qemu.id()
+    }
+    /// What was asked for.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+    /// The file behind its RAM.
+    pub fn ram_file(&self) -> PathBuf {
+        self.folder.path().join("ram")
+    }
+    /// What the kernel wrote to its console.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.path().join("console")).unwrap_or_default())
+            .into_owned()
+    }
+
+    /// The guest's own account of itself, now. What the scenery lacks is an error.
+    pub fn truth(&self) -> Result<Truth> {
+        let truth = Truth::parse(&self.truth_bytes()?)?;
+        let missing = crate::scenery::missing(&truth)?;
+        if !missing.is_empty() {
+            bail!("{}: the scenery lacks: {}", self.spec.name, missing.join("; "));
+        }
+        Ok(truth)
+    }
+    /// The same as it came over the line.
+    pub fn truth_bytes(&self) -> Result<Vec<u8>> {
+        self.ask("TRUTH")
+    }
+    /// `/proc/kallsyms`. Slow: megabytes over an emulated serial port.
+    pub fn kallsyms(&self) -> Result<Vec<Symbol>> {
+        parse_kallsyms(&self.ask("KALLSYMS")?)
+    }
+    /// Runs a shell command in the guest.
+    pub fn run(&self, command: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.ask(&format!("RUN {command}"))?).into_owned())
+    }
+    /// Loads the module that hides, with its parameters (see `lab/module/hide.c`).
+    pub fn hide(&self, parameters: &[(&str, &str)]) -> Result<()> {
+        let parameters: Vec<String> =
+            parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        self.ask(&format!("LOAD /hide.ko {}", parameters.join(" "))).map(drop)
+    }
+    /// Forks and exits as fast as it can for that long, beside witnesses `lab-witness-1` to `-8` that live throughout.
+    pub fn storm(&self, seconds: u32) -> Result<()> {
+        self.ask(&format!("FORK {seconds}")).map(drop)
+    }
+
+    /// Stops the guest's CPUs.
+    pub fn stop(&self) -> Result<()> {
+        self.qmp("stop", json!({})).map(drop)
+    }
+    /// Lets them go on.
+    pub fn cont(&self) -> Result<()> {
+        self.qmp("cont", json!({})).map(drop)
+    }
+    /// Writes a dump by QEMU's own means: `elf`, `kdump-zlib`, `kdump-lzo` or `kdump-snappy`.
+    pub fn dump(&self, path: &Path, format: &str) -> Result<()> {
+        let file = format!("file:{}", path.display());
+        let arguments = json!({ "paging": false, "protocol": file, "format": format });
+        self.qmp("dump-guest-memory", arguments).map(drop)
+    }
+    /// QEMU's own walk of the guest's page tables; `None` where it finds no page.
+    pub fn gva2gpa(&self, address: u64) -> Result<Option<u64>> {
+        let command = format!("gva2gpa {address:#x}");
+        let answer = self.qmp("human-monitor-command", json!({ "command-line": command }))?;
+        let text = answer.as_str().unwrap_or_default().trim().to_owned();
+        match text.strip_prefix("gpa: 0x").or_else(|| text.strip_prefix("gpa: ")) {
+            Some(hex) => Ok(Some(u64::from_str_radix(hex.trim_start_matches("0x"), 16)?)),
+            None if text.contains("Unmapped") => Ok(None),
+            None => bail!("QEMU said {text:?}"),
+        }
+    }
+    /// Any QMP command.
+    pub fn qmp(&self, command: &str, arguments: Value) -> Result<Value> {
+        self.qmp.borrow_mut().run(command, arguments)
+    }
+
+    /// Sends a line and returns the answer's bytes.
+    fn ask(&self, line: &str) -> Result<Vec<u8>> {
+        let asked = || -> Result<(bool, Vec<u8>)> {
+            let mut control = self.control.borrow_mut();
+            control.get_mut().write_all(format!("{line}\n").as_bytes())?;
+            let mut head = String::new();
+            control.read_line(&mut head)?;
+            let (word, len) =
+                head.trim_end().split_once(' ').with_context(|| format!("the guest said {head:?}"))?;
+            let mut bytes = vec![0; len.parse()?];
+            control.read_exact(&mut bytes)?;
+            Ok((word == "OK", bytes))
+        };
+        match asked().with_context(|| format!("{line}: console:\n{}", tail(self.folder.path())))? {
+            (true, bytes) => Ok(bytes),
+            (false, bytes) => bail!("{line}: {}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It is gone either way, and nobody is left to tell.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// Kills QEMU when a boot fails.
+struct Reaper(Option<Child>);
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        if let Some(mut qemu) = self.0.take() {
+            let _ = qemu.kill();
+            let _ = qemu.wait();
+        }
+    }
+}
+
+fn start(spec: &Spec, vmlinuz: &Path, initramfs: &Path, folder: &Path) -> Result<Child> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let memory = format!("{}M", spec.memory_mib);
+    // cx16 off: with it QEMU 7.2's emulation of two CPUs corrupts the slab lists of 6.12 now and then.
+    let la57 = if spec.paging == Paging::Four { ",la57=off" } else { "" };
+    // setpriv: QEMU must not outlive a test that is killed.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-name", &spec.name]);
+    command.args(["-accel", "tcg,thread=multi", "-cpu", &format!("max,cx16=off{la57}"), "-m", &memory]);
+    command.args(["-smp", &spec.vcpus.to_string()]);
+    if spec.private_ram {
+        command.args(["-machine", "q35"]);
+    } else {
+        let object = format!("memory-backend-file,id=m,size={memory},mem-path={},share=on", at("ram"));
+        command.args(["-object", &object, "-machine", "q35,memory-backend=m"]);
+    }
+    command.args(["-display", "none", "-nodefaults", "-no-reboot"]);
+    command.args(["-serial", &format!("file:{}", at("console"))]);
+    let control = format!("socket,id=control,path={},server=on,wait=on", at("control"));
+    command.args(["-chardev", &control, "-serial", "chardev:control"]);
+    for socket in ["qmp", "free-qmp"] {
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(socket))]);
+    }
+    command.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
+    command.args(["-append", "console=ttyS0 quiet panic=1"]);
+    let log = fs::File::create(folder.join("qemu.log"))?;
+    let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+    child.context("cannot start QEMU (packages qemu-system-x86 and util-linux)")
+}
+
+/// The end of what the console and QEMU said, for an error.
+fn tail(folder: &Path) -> String {
+    let read =
+        |name: &str| String::from_utf8_lossy(&fs::read(folder.join(name)).unwrap_or_default()).into_owned();
+    let text = read("qemu.log") + &read("console");
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
+}

@@ -1,0 +1,83 @@
+//! The lab's own rootkit, a kernel module that hides itself and a process, compiled for a kernel of the matrix.
+//!
+//! Without kbuild: its tools belong to the compiler that built the kernel, which a test machine does not have. The flags are
+//! those of `arch/x86/Makefile` that change the ABI, and the headers' own configuration decides everything else.
+
+use crate::folder;
+use crate::kernels::{Kernel, run};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The module's name.
+pub const NAME: &str = "lynceus_lab_hide";
+
+const FLAGS: &[&str] = &[
+    "-D__KERNEL__",
+    "-DMODULE",
+    "-DKBUILD_MODFILE=\"hide\"",
+    "-DKBUILD_BASENAME=\"hide\"",
+    "-DKBUILD_MODNAME=\"lynceus_lab_hide\"",
+    "-D__KBUILD_MODNAME=kmod_lynceus_lab_hide",
+    "-std=gnu11",
+    "-fms-extensions",
+    "-fshort-wchar",
+    "-funsigned-char",
+    "-fno-strict-aliasing",
+    "-fno-common",
+    "-fno-PIE",
+    "-fno-delete-null-pointer-checks",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+    "-m64",
+    "-mcmodel=kernel",
+    "-mno-red-zone",
+    "-mno-sse",
+    "-mno-sse2",
+    "-mno-mmx",
+    "-mno-3dnow",
+    "-mno-avx",
+    "-mno-80387",
+    "-mno-fp-ret-in-387",
+    "-mpreferred-stack-boundary=3",
+    "-mskip-rax-setup",
+    "-O2",
+    "-w",
+    "-c",
+];
+
+/// Compiles the module for a kernel, once for each version of its source.
+pub fn build(kernel: &Kernel) -> Result<PathBuf> {
+    let source = folder::workspace().join("lab/module/hide.c");
+    let text = std::fs::read(&source).with_context(|| source.display().to_string())?;
+    let digest = blake3::hash(&text).to_hex();
+    let name = format!("modules/{}-{}", kernel.release, digest.get(..16).unwrap_or_default());
+    let folder = folder::once(&name, |folder| compile(kernel, &source, &folder.join("hide.ko")))?;
+    Ok(folder.join("hide.ko"))
+}
+
+fn compile(kernel: &Kernel, source: &Path, out: &Path) -> Result<()> {
+    let own = kernel.headers.join(format!("linux-headers-{}", kernel.release));
+    let base = kernel.release.trim_end_matches("-cloud-amd64");
+    let common = kernel.headers.join(format!("linux-headers-{base}-common"));
+    let include = Command::new("gcc").arg("-print-file-name=include").output().context("cannot start gcc")?;
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-nostdinc", "-isystem"]).arg(String::from_utf8_lossy(&include.stdout).trim());
+    for folder in [
+        common.join("arch/x86/include"),
+        own.join("arch/x86/include/generated"),
+        common.join("include"),
+        own.join("include"),
+        common.join("arch/x86/include/uapi"),
+        own.join("arch/x86/include/generated/uapi"),
+        common.join("include/uapi"),
+        own.join("include/generated/uapi"),
+    ] {
+        gcc.arg("-I").arg(folder);
+    }
+    for header in ["kconfig.h", "compiler_types.h"] {
+        gcc.arg("-include").arg(common.join("include/linux").join(header));
+    }
+    run(gcc.args(FLAGS).arg("-o").arg(out).arg(source))
+}
