@@ -2,7 +2,7 @@
 
 use crate::fixture::{self, Compression, PAGE};
 use lynceus_introspect::backend::dump::{Dump, DumpError, Format, RawLayout};
-use lynceus_introspect::{Gpa, GpaRange, GuestMemory, ReadError, Stability};
+use lynceus_introspect::{Gfn, Gpa, GpaRange, GuestMemory, ReadError, Stability};
 use std::path::Path;
 
 fn open(bytes: &[u8]) -> Result<Dump, DumpError> {
@@ -42,6 +42,8 @@ fn every_format_reads_back() {
         (Format::Lime, fixture::lime(&guest)),
         (Format::Avml, fixture::avml(&guest)),
         (Format::Elf, fixture::elf(&guest)),
+        (Format::Elf, fixture::xen(&guest, false)),
+        (Format::Elf, fixture::xen(&guest, true)),
     ];
     for compression in Compression::ALL {
         files.push((Format::Kdump, fixture::kdump(&guest, compression)));
@@ -124,6 +126,7 @@ fn survives(bytes: &[u8]) -> bool {
 fn samples() -> Vec<Vec<u8>> {
     let guest = fixture::small_guest();
     let mut all = vec![fixture::lime(&guest), fixture::avml(&guest), fixture::elf(&guest)];
+    all.extend([fixture::xen(&guest, false), fixture::xen(&guest, true)]);
     all.extend(Compression::ALL.map(|compression| fixture::kdump(&guest, compression)));
     all.push(fixture::flattened(&fixture::elf(&guest)));
     all.push(fixture::flattened(&fixture::kdump(&guest, Compression::Zlib)));
@@ -223,6 +226,16 @@ fn threads_share_a_dump() {
             });
         }
     });
+}
+
+#[test]
+fn page_tables_of_a_xen_pv_guest_hold_machine_frames() {
+    let guest = fixture::small_guest();
+    let pv = open(&fixture::xen(&guest, true)).unwrap();
+    assert_eq!(pv.frame_of_entry(0x1003), Some(Gfn(3)));
+    assert_eq!(pv.frame_of_entry(0x1010), Some(Gfn(0x10)));
+    assert_eq!(pv.frame_of_entry(3), None, "not the guest's");
+    assert_eq!(open(&fixture::xen(&guest, false)).unwrap().frame_of_entry(3), Some(Gfn(3)));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use super::image::{DumpError, Image, u16_at, u32_at, u64_at};
 use super::notes::Notes;
 use super::segments::{MAX_SEGMENTS, Segment};
+use super::xen::{self, MachineFrames};
 
 pub(crate) const MAGIC: &[u8] = b"\x7fELF";
 const ET_CORE: u16 = 4;
@@ -31,13 +32,21 @@ struct Program {
     memory_bytes: u64,
 }
 
+/// What an ELF core holds.
+pub(crate) struct Core {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) notes: Notes,
+    /// Of a Xen PV guest.
+    pub(crate) frames: Option<MachineFrames>,
+}
+
 /// The runs of memory and the notes.
-pub(crate) fn parse(image: &Image, warnings: &mut Vec<String>) -> Result<(Vec<Segment>, Notes), DumpError> {
-    let (mut found, mut notes) = (Vec::new(), Notes::default());
+pub(crate) fn parse(image: &Image, warnings: &mut Vec<String>) -> Result<Core, DumpError> {
+    let (mut segments, mut notes) = (Vec::new(), Notes::default());
     for program in programs(image)? {
         match program.kind {
             // QEMU writes offset -1 for memory that a page table names and the guest does not have.
-            PT_LOAD if program.offset != u64::MAX => found.push(Segment {
+            PT_LOAD if program.offset != u64::MAX => segments.push(Segment {
                 start: program.paddr,
                 len_bytes: program.memory_bytes.max(program.file_bytes),
                 file_offset: program.offset,
@@ -50,10 +59,13 @@ pub(crate) fn parse(image: &Image, warnings: &mut Vec<String>) -> Result<(Vec<Se
             _ => {}
         }
     }
-    if found.is_empty() {
-        return Err(image.corrupt(0, "an ELF core without a single memory segment"));
+    if !segments.is_empty() {
+        return Ok(Core { segments, notes, frames: None });
     }
-    Ok((found, notes))
+    match xen::parse(image)? {
+        Some((segments, frames)) => Ok(Core { segments, notes, frames }),
+        None => Err(image.corrupt(0, "an ELF core without a single memory segment")),
+    }
 }
 
 fn programs(image: &Image) -> Result<Vec<Program>, DumpError> {

@@ -1,7 +1,7 @@
 //! Memory dumps: files that hold a guest's RAM as it was.
 //!
 //! *Does*: detects the format from the file's first bytes (never from its name), and reads guest-physical
-//! memory out of it: raw images, LiME and AVML, ELF cores (QEMU, libvirt, makedumpfile `-E`), kdump-compressed
+//! memory out of it: raw images, LiME and AVML, ELF cores (QEMU, libvirt, `xl dump-core`, makedumpfile `-E`), kdump-compressed
 //! files (QEMU, makedumpfile), and any of them in makedumpfile's flattened form. Uncompressed bytes come
 //! straight from a mapping of the file. [`write`] writes dumps.
 //! *Trusts*: nothing in the file. A table that makes no sense is an error, a part that is missing a warning,
@@ -31,13 +31,14 @@ mod notes;
 mod raw;
 mod segments;
 pub mod write;
+mod xen;
 
 pub use image::DumpError;
 pub use notes::VcpuState;
 pub use raw::RawLayout;
 
 use crate::memory::Stability;
-use crate::{Gpa, GpaRange, GuestMemory, ReadError};
+use crate::{Gfn, Gpa, GpaRange, GuestMemory, ReadError};
 use image::Image;
 use notes::Notes;
 use segments::Segments;
@@ -79,6 +80,8 @@ pub struct Dump {
     ram: Vec<GpaRange>,
     notes: Notes,
     warnings: Vec<String>,
+    /// Of a Xen PV guest.
+    frames: Option<xen::MachineFrames>,
 }
 
 #[derive(Debug)]
@@ -94,7 +97,7 @@ impl Dump {
         let mut warnings = Vec::new();
         let image = Image::open(path)?.unflatten(&mut warnings)?;
         let format = detect::format(&image)?;
-        let mut notes = Notes::default();
+        let (mut notes, mut frames) = (Notes::default(), None);
         let (source, ram) = match format {
             Format::Kdump => {
                 let (kdump, ram, found) = kdump::open(&image, &mut warnings)?;
@@ -110,9 +113,9 @@ impl Dump {
                 let found = match format {
                     Format::Lime => lime::parse(&image, &mut warnings)?,
                     Format::Elf => {
-                        let (found, about) = elf::parse(&image, &mut warnings)?;
-                        notes = about;
-                        found
+                        let core = elf::parse(&image, &mut warnings)?;
+                        (notes, frames) = (core.notes, core.frames);
+                        core.segments
                     }
                     _ => RawLayout::Identity.segments(image.len_bytes()),
                 };
@@ -124,7 +127,7 @@ impl Dump {
         if ram.is_empty() {
             return Err(image.corrupt(0, "the dump holds no memory"));
         }
-        Ok(Dump { image, format, source, ram, notes, warnings })
+        Ok(Dump { image, format, source, ram, notes, warnings, frames })
     }
 
     /// How the file stores memory.
@@ -195,6 +198,13 @@ impl GuestMemory for Dump {
 
     fn ram(&self) -> &[GpaRange] {
         &self.ram
+    }
+
+    fn frame_of_entry(&self, entry_frame: u64) -> Option<Gfn> {
+        match &self.frames {
+            Some(frames) => frames.guest_frame(entry_frame),
+            None => Some(Gfn(entry_frame)),
+        }
     }
 
     fn stability(&self) -> Stability {
