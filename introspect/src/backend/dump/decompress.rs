@@ -49,7 +49,6 @@ fn zstd(stored: &[u8], page: &mut [u8]) -> Result<(), String> {
     if !single && stored.get(5).is_some_and(|window| *window > MAX_ZSTD_WINDOW) {
         return Err("the zstd window is absurd".to_owned());
     }
-    let len =
-        DECODER.with_borrow_mut(|decoder| decoder.decode_all(stored, page)).map_err(|e| e.to_string())?;
+    let len = ruzstd::decoding::FrameDecoder::new().decode_all(stored, page).map_err(|e| e.to_string())?;
     if len == page.len() { Ok(()) } else { Err(format!("the zstd data is {len} bytes, not a page")) }
 }
