@@ -304,3 +304,21 @@ fn a_scan_makes_the_host_allocate_nothing() {
     }
     assert!(used() < before + (4 << 20), "{} after {before}", used());
 }
+
+#[test]
+fn looks_into_other_namespaces() {
+    let name = format!("lynceus-inside-{}", std::process::id());
+    let mut machine = Machine::new();
+    shared_file(&mut machine);
+    machine.args(&["-name", &name]);
+    if !machine.start_in_namespaces() {
+        eprintln!("not tested: making namespaces takes root");
+        return;
+    }
+    assert!(!machine.socket().exists(), "the machine has its own folder there");
+    let vm = list().into_iter().find(|vm| vm.name == name).expect("listed");
+    let free = Qemu::open(vm.pid).unwrap();
+    assert_eq!((free.layout(), free.is_mapped()), (&LayoutFrom::Qemu, true));
+    free.pause().unwrap().resume().unwrap();
+    free.read(Gpa(1 << 20), &mut [0; 4096]).unwrap();
+}

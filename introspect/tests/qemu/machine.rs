@@ -61,12 +61,32 @@ impl Machine {
     }
 
     pub(crate) fn start(&mut self) {
+        self.spawn(Command::new("qemu-system-x86_64"));
+    }
+
+    /// In mount and process namespaces of its own, with its own folder in place of the test's. False without the right to.
+    pub(crate) fn start_in_namespaces(&mut self) -> bool {
+        let may = Command::new("unshare")
+            .args(["--mount", "--pid", "--fork", "true"])
+            .stderr(Stdio::null())
+            .status();
+        if !may.is_ok_and(|status| status.success()) {
+            return false;
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]);
+        command.arg("mount -t tmpfs none \"$0\" && exec qemu-system-x86_64 \"$@\"").arg(self.dir());
+        self.spawn(command);
+        true
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         let stdin = match self.monitors {
             true => OwnedFd::from(UnixListener::bind(self.second_socket()).unwrap()).into(),
             false => Stdio::null(),
         };
-        let command = Command::new("qemu-system-x86_64").args(&self.args).stdin(stdin).spawn();
-        self.child = Some(command.expect("these tests need QEMU: install the package qemu-system-x86"));
+        let child = command.args(&self.args).stdin(stdin).spawn();
+        self.child = Some(child.expect("these tests need QEMU: install the package qemu-system-x86"));
         if self.monitors {
             self.second_monitor();
         }

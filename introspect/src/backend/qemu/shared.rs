@@ -4,11 +4,13 @@
 //! that the guest never used makes the host allocate it, and one scan would use up all memory that guests leave free.
 //! *Trusts*: the host kernel. Not the file: truncated, it is lost (see [`crate::backend::map`]).
 //! *Never*: writes.
+#![allow(unsafe_code)]
 
 use crate::addr::PAGE_BYTES;
 use crate::backend::map::{MapError, ReadOnlyMap};
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -45,7 +47,7 @@ impl SharedRam {
         if pages.clone().all(|page| self.is_held(page)) {
             return self.map.copy_out(offset, buf);
         }
-        if self.map.is_resident(offset, buf.len())? {
+        if self.map.is_resident(offset, buf.len())? && pages.clone().all(|page| self.is_data(page)) {
             self.doubt_after_a_while();
             pages.for_each(|page| self.hold(page));
             return self.map.copy_out(offset, buf);
@@ -59,6 +61,15 @@ impl SharedRam {
             ErrorKind::UnexpectedEof => MapError::Lost,
             _ => MapError::Io(error),
         })
+    }
+
+    /// Whether the file has no hole there. mincore(2), asked first, takes holes of a file that is not ours for pages that are
+    /// there; lseek(2) knows no holes in huge pages.
+    fn is_data(&self, page: u64) -> bool {
+        let at = self.start.saturating_add(page.saturating_mul(PAGE_BYTES));
+        let Ok(at) = libc::off_t::try_from(at) else { return false };
+        // SAFETY: moves the position of a descriptor of our own, which nothing uses.
+        unsafe { libc::lseek(self.file.as_raw_fd(), at, libc::SEEK_DATA) == at }
     }
 
     fn word(&self, page: u64) -> Option<&AtomicU64> {
