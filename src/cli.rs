@@ -1,6 +1,6 @@
 //! The command line's shape. The help texts here are the reference: man pages and completions are made from them.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Info(TargetArgs),
     /// Look for hidden tasks and modules
     Check(TargetArgs),
+    /// Write a guest's memory to a file
+    Dump(DumpArgs),
     /// Kernel profiles: what is known of kernel builds
     #[command(subcommand)]
     Profile(ProfileCommand),
@@ -110,6 +112,31 @@ pub(crate) struct LookArgs {
     /// Pause a guest that keeps moving for at most this long; 0 never pauses
     #[arg(long, value_name = "MS", default_value_t = 20, help_heading = "Looking")]
     pub(crate) pause_ms: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct DumpArgs {
+    /// A running VM's name or uuid, pid:N, or a dump file's path
+    pub(crate) target: String,
+    /// The file to write
+    pub(crate) out: PathBuf,
+    /// Its format
+    #[arg(long, value_enum, default_value = "elf")]
+    pub(crate) format: DumpFormat,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Keep the guest paused while writing, for a dump of one instant
+    #[arg(long)]
+    pub(crate) pause: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DumpFormat {
+    /// ELF core, as QEMU's dump-guest-memory
+    Elf,
+    /// LiME, version 1
+    Lime,
 }
 
 #[derive(Subcommand)]

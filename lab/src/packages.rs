@@ -43,7 +43,8 @@ pub fn ensure(wanted: &[Package]) -> Result<()> {
     let mut args = vec!["install", "--no-install-recommends", "-y", "-q"];
     args.extend(&missing);
     // A fresh machine's lists may be missing or old.
-    if !run(&args)? && !(run(&["update", "-q"])? && run(&args)?) {
+    let installed = run(&args)? || (run(&["update", "-q"])? && run(&args)?);
+    if !installed {
         bail!("apt-get could not install {}; try: apt-get update && {install}", missing.join(" "));
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod check;
+mod dump;
 mod files;
 mod generate;
 mod info;
@@ -56,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         }
         Command::Info(target) => info::run(output, &attach(&target)?),
         Command::Check(target) => check::run(output, &attach(&target)?),
+        Command::Dump(args) => dump::run(output, &args),
         Command::Completions { shell } => Ok(generate::completions(shell)),
         Command::Man { folder } => generate::man_pages(&folder),
     }

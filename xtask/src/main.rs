@@ -1,5 +1,6 @@
 //! The project's own chores: `cargo xtask --help` lists them.
 
+mod demo;
 mod fuzz;
 mod shell;
 mod test;
@@ -10,6 +11,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Chore {
+    /// Boot a real VM, look into it, hide things in it, find them
+    Demo,
     /// Run all tests, as CI does; what follows `--` goes to `cargo test`
     Test {
         /// Passed on to `cargo test`
@@ -22,6 +25,7 @@ enum Chore {
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
+        Chore::Demo => demo::run_all(),
         Chore::Test { passed_on } => test::run_all(&passed_on),
         Chore::Fuzz(args) => fuzz::run_all(&args),
     }
