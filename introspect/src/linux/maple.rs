@@ -21,7 +21,8 @@ const MAX_DEPTH: u32 = 31;
 const LEAF_64: u64 = 1;
 const RANGE_64: u64 = 2;
 const ARANGE_64: u64 = 3;
-/// Low bits of an internal entry (`xa_is_internal`), and the smallest that is a node.
+/// Low bits of an internal entry (`xa_is_internal`): of a root that is a node (`mte_mk_root`), and of reserved values
+/// (`XA_ZERO_ENTRY`), which are below [`SMALLEST_NODE`]. A node below the root does not have them.
 const INTERNAL: u64 = 2;
 const SMALLEST_NODE: u64 = 4096;
 
@@ -47,9 +48,11 @@ pub(crate) struct MapleEntry {
     pub(crate) at: Gva,
 }
 
-/// A node that is still to be read.
+/// A slot that is still to be read.
 struct Open {
     entry: u64,
+    /// Whether it holds a node or what is stored.
+    is_node: bool,
     first: u64,
     last: u64,
     depth: u32,
@@ -91,16 +94,13 @@ impl View<'_> {
         let root = self.integer(tree, layout.root);
         let Some(root) = found.ok(what, tree, root) else { return found };
         let mut seen = HashSet::new();
-        let mut open = vec![Open { entry: root, first: 0, last: u64::MAX, depth: 0 }];
+        let is_node = root & 3 == INTERNAL && root >= SMALLEST_NODE;
+        let mut open = vec![Open { entry: root, is_node, first: 0, last: u64::MAX, depth: 0 }];
         while let Some(next) = open.pop() {
-            if next.entry & 3 != INTERNAL {
-                if next.entry != 0 {
+            if !next.is_node {
+                if next.entry != 0 && next.entry & 3 != INTERNAL {
                     found.items.push(MapleEntry { first: next.first, last: next.last, at: Gva(next.entry) });
                 }
-                continue;
-            }
-            // Reserved values (`XA_ZERO_ENTRY`) are small internal numbers.
-            if next.entry < SMALLEST_NODE {
                 continue;
             }
             let node = Gva(next.entry & !NODE_MASK);
@@ -139,12 +139,12 @@ impl View<'_> {
                 return Err(GapReason::Inconsistent("the pivots of a maple node are not in order"));
             }
             let entry = word(shape.slots, slot).unwrap_or(0);
-            let leaf_names_node = kind == LEAF_64 && entry & 3 == INTERNAL && entry >= SMALLEST_NODE;
-            if leaf_names_node || (kind != LEAF_64 && entry != 0 && entry & 3 != INTERNAL) {
-                return Err(GapReason::Inconsistent("a maple node's slot is of the wrong kind"));
+            let is_node = kind != LEAF_64;
+            if !is_node && entry & 3 == INTERNAL && entry >= SMALLEST_NODE {
+                return Err(GapReason::Inconsistent("a maple leaf's slot names a node"));
             }
             if entry != 0 {
-                children.push(Open { entry, first, last, depth: open.depth.saturating_add(1) });
+                children.push(Open { entry, is_node, first, last, depth: open.depth.saturating_add(1) });
             }
             if last == open.last {
                 break;
@@ -172,15 +172,20 @@ mod tests {
         bench.look(|view| view.maple_tree("maps", &LAYOUT, gva(TREE)))
     }
 
-    /// A pointer to the node at `at` of a type.
+    /// A pointer to the node at `at` of a type, as another node holds it (`mt_mk_node`).
     fn node(at: u64, kind: u64) -> u64 {
-        gva(at).0 | kind << 3 | 2
+        gva(at).0 | kind << 3 | 4
+    }
+
+    /// The same as the root holds it.
+    fn root(at: u64, kind: u64) -> u64 {
+        node(at, kind) | 2
     }
 
     #[test]
     fn two_levels_come_in_order() {
         let mut bench = Bench::new();
-        bench.u64(TREE, node(0x1000, ARANGE_64));
+        bench.u64(TREE, root(0x1000, ARANGE_64));
         bench.u64(0x1008, 0x4fff).u64(0x1050, node(0x1100, LEAF_64)).u64(0x1058, node(0x1200, LEAF_64));
         bench.u64(0x1108, 0xfff).u64(0x1110, 0x1fff).u64(0x1118, 0x4fff);
         bench.link(0x1188, 0x3000);
@@ -194,7 +199,7 @@ mod tests {
     #[test]
     fn nodes_that_point_at_each_other_are_gaps() {
         let mut bench = Bench::new();
-        bench.u64(TREE, node(0x1000, RANGE_64));
+        bench.u64(TREE, root(0x1000, RANGE_64));
         bench.u64(0x1080, node(0x1100, RANGE_64)).u64(0x1180, node(0x1000, RANGE_64));
         let found = entries(&bench);
         assert_eq!((found.items.len(), found.gaps.len()), (0, 1));
@@ -204,14 +209,14 @@ mod tests {
     #[test]
     fn wrong_types_slots_and_pivots_are_gaps() {
         for (kind, pivot, entry) in
-            [(7, 0, 0), (LEAF_64, 0, node(0x1100, LEAF_64)), (RANGE_64, 0, gva(0x3000).0)]
+            [(7, 0, 0), (LEAF_64, 0, root(0x1100, LEAF_64)), (RANGE_64, 0, gva(0x3000).0)]
         {
             let mut bench = Bench::new();
-            bench.u64(TREE, node(0x1000, kind)).u64(0x1008, pivot).u64(0x1080, entry);
+            bench.u64(TREE, root(0x1000, kind)).u64(0x1008, pivot).u64(0x1080, entry);
             assert_eq!(entries(&bench).gaps.len(), 1, "{kind} {entry:#x}");
         }
         let mut bench = Bench::new();
-        bench.u64(TREE, node(0x1000, LEAF_64)).u64(0x1008, 0x5000).u64(0x1010, 0x4000).link(0x1088, 0x3000);
+        bench.u64(TREE, root(0x1000, LEAF_64)).u64(0x1008, 0x5000).u64(0x1010, 0x4000).link(0x1088, 0x3000);
         assert_eq!(entries(&bench).gaps.len(), 1);
     }
 
