@@ -13,7 +13,8 @@
 
 use super::{Resolved, Task, View};
 use crate::addr::PAGE_BYTES;
-use crate::{GapReason, Gpa, Gva, Partial};
+use crate::paging::TranslateError;
+use crate::{AccessError, GapReason, Gpa, Gva, Partial};
 use lynceus_profiles::{Field, Profile, ProfileError};
 use std::collections::HashSet;
 
@@ -188,30 +189,35 @@ impl View<'_> {
         let map = self.pointer(self.kernel().symbol("vmemmap_base")?)?;
         let stride = u64::from(slabs.page_bytes);
         let (from, wanted) = (slabs.cache.offset as usize, cache.0.to_le_bytes());
-        let mut pages = Vec::new();
+        let (mut pages, mut managed, mut unmanaged) = (Vec::new(), false, None);
         let mut buf = vec![0; usize::try_from(CHUNK.saturating_mul(stride)).unwrap_or(0)];
         for range in self.space().memory().ram() {
             let (mut page, last) = (range.start.0 / PAGE_BYTES, range.end().0 / PAGE_BYTES);
             while page < last {
-                let count = CHUNK.min(last.saturating_sub(page));
+                // No chunk reaches from one section of memory into the next.
+                let count = CHUNK.saturating_sub(page % CHUNK).min(last.saturating_sub(page));
                 let at = Gva(map.0.wrapping_add(page.wrapping_mul(stride)));
                 let chunk = buf
                     .get_mut(..usize::try_from(count.saturating_mul(stride)).unwrap_or(0))
                     .unwrap_or_default();
                 match self.space().read(at, chunk) {
                     Ok(()) => {
+                        managed = true;
                         for (index, entry) in chunk.chunks_exact(stride as usize).enumerate() {
                             if entry.get(from..).and_then(|rest| rest.first_chunk()) == Some(&wanted) {
                                 pages.push(Gpa(page.saturating_add(index as u64).saturating_mul(PAGE_BYTES)));
                             }
                         }
                     }
-                    // RAM that the kernel does not manage has no `struct page`: its own firmware tables, for example.
-                    Err(error) if range.start.0 >= 1 << 20 => found.gap("struct page", at, error),
-                    Err(_) => {}
+                    Err(error) if section_is_missing(&error) => unmanaged = Some((at, error)),
+                    Err(error) => found.gap("struct page", at, error),
                 }
                 page = page.saturating_add(count);
             }
+        }
+        match unmanaged {
+            Some((at, error)) if !managed => found.gap("struct page", at, error),
+            _ => {}
         }
         Ok(pages)
     }
@@ -257,6 +263,12 @@ impl View<'_> {
         let same = self.integer(at, layout.pid).is_ok_and(|found| found == u64::from(pid));
         same && self.is_alive(layout, at).unwrap_or(false)
     }
+}
+
+/// Whether a whole section of memory (128 MiB, what one page-middle entry of the map of `struct page`s covers) has none: memory
+/// that the kernel does not manage, such as the firmware's, and in which it cannot keep objects.
+fn section_is_missing(error: &AccessError) -> bool {
+    matches!(error, AccessError::Translate { why: TranslateError::NotPresent { level, .. }, .. } if *level >= 2)
 }
 
 #[cfg(test)]
