@@ -5,6 +5,7 @@ use super::bpf::BpfLayout;
 use super::cgroup::CgroupLayout;
 use super::creds::CredsLayout;
 use super::files::FilesLayout;
+use super::fs::FsLayout;
 use super::hunt::HuntLayout;
 use super::log::LogLayout;
 use super::maps::MapsLayout;
@@ -62,6 +63,8 @@ pub struct Layouts {
     pub path: Resolved<PathLayout>,
     /// Open files.
     pub files: Resolved<FilesLayout>,
+    /// Root and working directories.
+    pub fs: Resolved<FsLayout>,
     /// Mounts.
     pub mounts: Resolved<MountsLayout>,
     /// BPF programs, maps and links.
@@ -92,6 +95,7 @@ impl Layouts {
             modules: ModulesLayout::resolve(profile),
             path: PathLayout::resolve(profile),
             files: FilesLayout::resolve(profile),
+            fs: FsLayout::resolve(profile),
             mounts: MountsLayout::resolve(profile),
             bpf: BpfLayout::resolve(profile),
             trees: TreesLayout::resolve(profile),
@@ -117,6 +121,7 @@ impl Layouts {
             ("modules", self.modules.as_ref().err()),
             ("paths", self.path.as_ref().err()),
             ("files", self.files.as_ref().err()),
+            ("directories", self.fs.as_ref().err()),
             ("mounts", self.mounts.as_ref().err()),
             ("BPF", self.bpf.as_ref().err()),
             ("trees", self.trees.as_ref().err()),
