@@ -156,7 +156,14 @@ impl Guest {
     pub fn cont(&self) -> Result<()> {
         self.qmp("cont", json!({})).map(drop)
     }
-    /// Writes a dump by QEMU's own means: `elf`, `kdump-zlib`, `kdump-lzo` or `kdump-snappy`.
+    /// The formats of dumps that this QEMU was built to write: `elf`, `kdump-zlib`, `kdump-lzo`, `kdump-snappy`.
+    pub fn dump_formats(&self) -> Result<Vec<String>> {
+        let answer = self.qmp("query-dump-guest-memory-capability", json!({}))?;
+        let formats: Vec<String> = serde_json::from_value(answer["formats"].clone())?;
+        // Those that are not laid out as a file, and another system's.
+        Ok(formats.into_iter().filter(|name| name == "elf" || name.starts_with("kdump")).collect())
+    }
+    /// Writes a dump by QEMU's own means, in one of [`Guest::dump_formats`].
     pub fn dump(&self, path: &Path, format: &str) -> Result<()> {
         let file = format!("file:{}", path.display());
         let arguments = json!({ "paging": false, "protocol": file, "format": format });
@@ -234,7 +241,7 @@ fn start(spec: &Spec, vmlinuz: &Path, initramfs: &Path, folder: &Path) -> Result
         let object = format!("memory-backend-file,id=m,size={memory},mem-path={},share=on", at("ram"));
         command.args(["-object", &object, "-machine", "q35,memory-backend=m"]);
     }
-    command.args(["-display", "none", "-nodefaults", "-no-reboot"]);
+    command.args(["-display", "none", "-nodefaults", "-no-reboot", "-device", "vmcoreinfo"]);
     command.args(["-serial", &format!("file:{}", at("console"))]);
     let control = format!("socket,id=control,path={},server=on,wait=on", at("control"));
     command.args(["-chardev", &control, "-serial", "chardev:control"]);

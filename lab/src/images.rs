@@ -16,25 +16,10 @@ pub struct Frozen {
     pub ram: PathBuf,
     /// What it said of itself.
     pub truth: Truth,
-    /// Dumps of the same moment by QEMU's own means: format and file.
-    pub dumps: Vec<(&'static str, PathBuf)>,
 }
-
-/// Formats that QEMU writes.
-pub const QEMU_FORMATS: [&str; 4] = ["elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"];
 
 /// RAM and truth of a guest.
 pub fn frozen(spec: &Spec) -> Result<Frozen> {
-    make(spec, &[])
-}
-
-/// The same with QEMU's dumps beside it.
-pub fn frozen_with_dumps(spec: &Spec) -> Result<Frozen> {
-    make(spec, &QEMU_FORMATS)
-}
-
-fn make(spec: &Spec, formats: &[&'static str]) -> Result<Frozen> {
-    let kind = if formats.is_empty() { "plain" } else { "dumps" };
     let Spec { kernel, paging, memory_mib, vcpus, .. } = spec;
     let sources = crate::initramfs::build(&crate::kernels::fetch(*kernel)?)?;
     let stamp = sources
@@ -43,14 +28,13 @@ fn make(spec: &Spec, formats: &[&'static str]) -> Result<Frozen> {
         .and_then(|name| name.to_str())
         .unwrap_or_default()
         .to_owned();
-    let name = format!("images/{stamp}-{paging}-{memory_mib}-{vcpus}-{kind}");
-    let folder = folder::once(&name, |folder| freeze(spec, formats, folder))?;
+    let name = format!("images/{stamp}-{paging}-{memory_mib}-{vcpus}");
+    let folder = folder::once(&name, |folder| freeze(spec, folder))?;
     let truth = fs::read(folder.join("truth")).context("no truth")?;
-    let dumps = formats.iter().map(|format| (*format, folder.join(format))).collect();
-    Ok(Frozen { ram: folder.join("ram"), truth: Truth::parse(&truth)?, dumps })
+    Ok(Frozen { ram: folder.join("ram"), truth: Truth::parse(&truth)? })
 }
 
-fn freeze(spec: &Spec, formats: &[&'static str], folder: &Path) -> Result<()> {
+fn freeze(spec: &Spec, folder: &Path) -> Result<()> {
     let guest = Guest::boot(spec)?;
     // Once to warm what the capture itself changes: caches, descriptors, log lines.
     guest.truth()?;
@@ -60,6 +44,5 @@ fn freeze(spec: &Spec, formats: &[&'static str], folder: &Path) -> Result<()> {
     run(Command::new("cp")
         .args(["--sparse=always", "--reflink=auto"])
         .arg(guest.ram_file())
-        .arg(folder.join("ram")))?;
-    formats.iter().try_for_each(|format| guest.dump(&folder.join(format), format))
+        .arg(folder.join("ram")))
 }

@@ -11,23 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules to load, in this order; those that a kernel has built in are left out.
-const MODULES: &[&str] = &["llc", "stp", "bridge", "dummy", "veth"];
+/// `qemu_fw_cfg` tells QEMU where the kernel keeps its vmcoreinfo, which makedumpfile wants to find in a dump.
+const MODULES: &[&str] = &["llc", "stp", "bridge", "dummy", "veth", "qemu_fw_cfg"];
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// A kernel's initramfs, built once for each version of what is in it.
+/// A kernel's initramfs, kept under the digest of what is in it.
 pub fn build(kernel: &Kernel) -> Result<PathBuf> {
-    let guest = guest_program()?;
-    let hide = module::build(kernel)?;
-    let mut digest = blake3::Hasher::new();
-    for file in [&guest, &hide] {
-        digest.update(&fs::read(file).with_context(|| file.display().to_string())?);
-    }
-    let digest = digest.finalize().to_hex();
+    let archive = pack(kernel, &guest_program()?, &module::build(kernel)?)?;
+    let digest = blake3::hash(&archive).to_hex();
     let name = format!("initramfs/{}-{}", kernel.release, digest.get(..16).unwrap_or_default());
-    let folder = folder::once(&name, |folder| {
-        let archive = pack(kernel, &guest, &hide)?;
-        Ok(fs::write(folder.join("initramfs"), archive)?)
-    })?;
+    let folder = folder::once(&name, |folder| Ok(fs::write(folder.join("initramfs"), &archive)?))?;
     Ok(folder.join("initramfs"))
 }
 
