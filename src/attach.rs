@@ -28,17 +28,10 @@ impl Guest {
         let target = Target::open(name)?;
         let store = store(look);
         target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
-        let mut layouts = vec![target.memory()];
-        for layout in target.raw_layouts().into_iter().skip(1) {
-            layouts.push(target.with_raw_layout(layout)?.memory());
-        }
-        let found = find::attach_any(layouts, store.as_ref());
-        let mut attached = found.with_context(|| format!("{name} ({})", target.describe()))?;
+        let found = find::attach_target(&target, store.as_ref());
+        let attached = found.with_context(|| format!("{name} ({})", target.describe()))?;
         if let Some(error) = &attached.store_error {
             eprintln!("lynceus: the profile could not be kept: {error}");
-        }
-        if let Some(pause) = target.pausable() {
-            attached.guest = attached.guest.with_pause(pause);
         }
         let max_pause = Duration::from_millis(look.pause_ms);
         let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };

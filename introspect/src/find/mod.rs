@@ -19,6 +19,7 @@ pub use scan::Scan;
 
 use crate::linux::LinuxGuest;
 use crate::memory::ram_bytes;
+use crate::target::Target;
 use crate::{GpaRange, GuestMemory, SharedMemory};
 use candidate::Found;
 use lynceus_profiles::compare::{Disagreements, compare};
@@ -158,6 +159,19 @@ pub fn attach_any(
         }
     }
     best.ok_or_else(|| last.unwrap_or(AttachError::NoKernel { ram_mib: 0, banners: 0 }))
+}
+
+/// The same for a target as a person named it: all that may be its layout is tried, and a VM that can be paused will be when
+/// a look needs it.
+pub fn attach_target(target: &Target, store: Option<&ProfileStore>) -> Result<Attached, AttachError> {
+    // A file that cannot be opened a second time has no other layouts; the first one's error tells.
+    let others = target.raw_layouts().into_iter().skip(1);
+    let others = others.filter_map(|layout| Some(target.with_raw_layout(layout).ok()?.memory()));
+    let mut attached = attach_any(std::iter::once(target.memory()).chain(others), store)?;
+    if let Some(pause) = target.pausable() {
+        attached.guest = attached.guest.with_pause(pause);
+    }
+    Ok(attached)
 }
 
 /// An [`Attached`] in the making.

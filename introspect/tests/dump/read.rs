@@ -260,34 +260,3 @@ fn flipped_bits_are_survived() {
         }
     }
 }
-
-/// `LYNCEUS_DUMPS=DIR cargo test -p lynceus-introspect --test dump -- --ignored --nocapture real_dumps`,
-/// where DIR holds a guest's RAM in the file `raw` and dumps of it made at the same moment by other tools.
-#[test]
-#[ignore = "needs dumps of a real guest"]
-fn real_dumps_equal_the_raw_image() {
-    let dir = std::env::var_os("LYNCEUS_DUMPS").expect("LYNCEUS_DUMPS");
-    let raw = Dump::open(&Path::new(&dir).join("raw")).unwrap();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let Ok(dump) = Dump::open(&path).inspect_err(|e| println!("{e}")) else { continue };
-        let (mut same, mut differ, mut absent) = (0, Vec::new(), 0);
-        let start = std::time::Instant::now();
-        let (mut one, mut two) = ([0; PAGE], [0; PAGE]);
-        for at in (0..raw.ram()[0].len_bytes).step_by(PAGE).map(Gpa) {
-            raw.read(at, &mut one).unwrap();
-            match dump.read(at, &mut two) {
-                Ok(()) if one == two => same += 1,
-                Ok(()) => differ.push(at),
-                Err(_) => absent += 1,
-            }
-        }
-        let (name, took) = (path.file_name().unwrap().display(), start.elapsed());
-        println!(
-            "{name}: {}, {same} pages same, {absent} absent, differ {differ:x?}, {took:.1?}",
-            dump.format()
-        );
-        println!("  RAM {:x?}, warnings {:?}", dump.ram(), dump.warnings());
-        println!("  vCPUs {:x?}, VMCOREINFO {:?}", dump.vcpus(), dump.vmcoreinfo().map(str::len));
-    }
-}
