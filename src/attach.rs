@@ -20,6 +20,8 @@ pub(crate) struct Guest {
     /// The guest, and how it was found.
     pub(crate) attached: Attached,
     pub(crate) options: Options,
+    /// The dump is damaged: not all of the guest's memory is there.
+    pub(crate) damaged: bool,
 }
 
 impl Guest {
@@ -35,7 +37,8 @@ impl Guest {
         }
         let max_pause = Duration::from_millis(look.pause_ms);
         let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };
-        Ok(Guest { name: name.to_owned(), backend: target.describe(), attached, options })
+        let damaged = !target.warnings().is_empty();
+        Ok(Guest { name: name.to_owned(), backend: target.describe(), attached, options, damaged })
     }
 
     /// The guest itself.

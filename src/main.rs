@@ -20,8 +20,15 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Our own messages may have lines; what a guest wrote in them may not.
-            format!("lynceus: {error:#}").lines().for_each(|line| eprintln!("{}", output::escape(line)));
+            told(&error).lines().for_each(|line| eprintln!("{}", output::escape(line)));
             ExitCode::from(output::EXIT_ERROR)
         }
     }
+}
+
+/// An error and its causes, without those that the error before it has told already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(format!("lynceus: {error}"), |text, cause| {
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }

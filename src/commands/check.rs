@@ -4,7 +4,7 @@ use crate::attach::Guest;
 use crate::output::{Column, Outcome, Output, Row};
 use anyhow::Result;
 use lynceus_alerts::Alert;
-use lynceus_introspect::Partial;
+use lynceus_introspect::{GapReason, Partial};
 use lynceus_scanners::{DETECTORS, Severity, Subject};
 use serde::Serialize;
 use std::io::Write;
@@ -20,6 +20,10 @@ pub(super) fn run(output: Output, guest: &Guest) -> Result<Outcome> {
     let mut alerts = Partial::default();
     for disagreement in guest.disagreements() {
         alerts.items.push(AlertRow(Alert::new(&guest.name, disagreement, SystemTime::now())));
+    }
+    if guest.damaged {
+        // What is hidden may be in what is missing.
+        alerts.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
     }
     for detector in DETECTORS {
         let findings = (detector.run)(guest.linux(), &guest.options);

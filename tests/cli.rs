@@ -1,0 +1,228 @@
+//! The command line from outside: field names that others build on, exit codes, errors that say what is wrong.
+
+use anyhow::{Context, Result, ensure};
+use lynceus_lab::images::{self, Frozen};
+use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+const CLEAN: i32 = 0;
+const FINDINGS: i32 = 1;
+const ERROR: i32 = 2;
+const INCOMPLETE: i32 = 3;
+
+fn lynceus(profiles: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lynceus"));
+    command.args(args).env("LYNCEUS_PROFILES", profiles).output().expect("lynceus starts")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned()
+}
+
+/// The frozen guest that most of these tests look at.
+fn frozen() -> &'static Frozen {
+    static FROZEN: OnceLock<Frozen> = OnceLock::new();
+    FROZEN.get_or_init(|| {
+        let spec = Spec { vcpus: 2, ..Spec::new(KernelVersion::V6_12, Paging::Four) };
+        images::frozen(&spec).expect("a frozen guest")
+    })
+}
+
+fn image() -> &'static str {
+    frozen().ram.to_str().expect("a path in UTF-8")
+}
+
+/// The rows of a listing, whose summary on standard error must say that it is complete.
+fn rows(profiles: &Path, args: &[&str]) -> Result<Vec<Value>> {
+    let output = lynceus(profiles, &[&["--json"], args].concat());
+    ensure!(output.status.code() == Some(CLEAN), "{args:?}: {}: {}", output.status, text(&output));
+    let rows = json_lines(output.stdout)?;
+    let summary = json_lines(output.stderr)?.pop().context("no summary")?;
+    ensure!(summary["complete"] == true && summary["count"] == rows.len(), "{args:?}: {summary}");
+    Ok(rows)
+}
+
+fn json_lines(bytes: Vec<u8>) -> Result<Vec<Value>> {
+    let lines = String::from_utf8(bytes)?;
+    Ok(lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+/// Every row has these fields; more may be added, none may go.
+fn has(rows: &[Value], fields: &str) -> Result<()> {
+    ensure!(!rows.is_empty(), "no rows with {fields}");
+    for row in rows {
+        let missing: Vec<&str> = fields.split(", ").filter(|field| row.get(field).is_none()).collect();
+        ensure!(missing.is_empty(), "{missing:?} not in {row}");
+    }
+    Ok(())
+}
+
+#[test]
+fn fields_that_others_build_on() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let list = |command| rows(store.path(), &[command, image()]);
+    let ps = list("ps")?;
+    has(
+        &ps,
+        "pid, tgid, ppid, comm, exe, cmdline, uid, gid, state, start_time, kthread, container, namespaces",
+    )?;
+    has(&list("sockets")?, "proto, local, lport, remote, rport, state, pid, comm")?;
+    has(&list("modules")?, "name, base, size_bytes, refcount")?;
+    has(&list("maps")?, "pid, start, end, perms, path")?;
+    has(&list("files")?, "pid, comm, fd, kind, path")?;
+    has(&list("mounts")?, "namespace, mountpoint, fstype, source, options")?;
+    has(&list("net")?, "namespace, name, mac, mtu, addresses")?;
+    has(&list("dmesg")?, "sequence, time_ns, level, text")?;
+    has(&list("bpf")?, "id, type, name, tag")?;
+
+    let container = ps.iter().find(|row| row["comm"] == "lab-container").context("no lab-container")?;
+    let id = container["container"].as_str().context("no container id")?;
+    ensure!(lynceus_lab::scenery::CONTAINER_CGROUP.ends_with(id) && !id.is_empty(), "container {id}");
+    let threads = rows(store.path(), &["ps", "-T", image()])?;
+    ensure!(threads.len() > ps.len(), "{} threads of {} processes", threads.len(), ps.len());
+    let told: Vec<u32> = frozen().truth.pids();
+    ensure!(told.len() == ps.len(), "{} processes, the guest told {}", ps.len(), told.len());
+    Ok(())
+}
+
+#[test]
+fn tables_for_people_say_how_much_was_read() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    for command in [
+        "ps", "tree", "modules", "maps", "files", "sockets", "mounts", "net", "dmesg", "bpf", "info", "check",
+    ] {
+        let output = lynceus(store.path(), &[command, image()]);
+        let said = text(&output);
+        ensure!(output.status.code() == Some(CLEAN), "{command}: {}: {said}", output.status);
+        ensure!(!said.contains('\x1b'), "{command}: colours without a terminal");
+        ensure!(command == "info" || said.contains("nothing left unread"), "{command}: {said}");
+    }
+    let tree = text(&lynceus(store.path(), &["tree", image()]));
+    let inner = tree.lines().find(|line| line.contains("lab-inner")).context("no lab-inner")?;
+    let outer = tree.lines().find(|line| line.contains("lab-container")).context("no lab-container")?;
+    let depth = |line: &str, name: &str| line.find(name).unwrap_or_default();
+    ensure!(depth(inner, "lab-inner") > depth(outer, "lab-container"), "not a tree:\n{tree}");
+    Ok(())
+}
+
+#[test]
+fn a_known_build_is_attached_to_from_the_store() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let source = || -> Result<String> {
+        let output = lynceus(store.path(), &["--json", "info", image()]);
+        let info: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(info["profile_source"].as_str().unwrap_or_default().to_owned())
+    };
+    ensure!(source()? == "the guest's memory");
+    ensure!(source()? == "profile cache");
+    let listed = rows(store.path(), &["profile", "list"])?;
+    ensure!(listed.len() == 1 && listed[0]["origin"] == "learned", "{listed:?}");
+    Ok(())
+}
+
+/// Errors are one line that names the file and says what is wrong.
+#[test]
+fn what_cannot_be_looked_at_is_an_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, bytes: &[u8]| -> Result<String> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes)?;
+        Ok(path.display().to_string())
+    };
+    let noise: Vec<u8> =
+        (0..2u64 << 20).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    for (target, wanted) in [
+        (folder.path().display().to_string(), "directory"),
+        (folder.path().join("none").display().to_string(), "No such file"),
+        (file("empty", b"")?, "empty"),
+        (file("text", b"not a dump\n")?, "not a memory dump"),
+        (file("zeros", &vec![0; 2 << 20])?, "no Linux kernel"),
+        (file("ones", &vec![0xff; 2 << 20])?, "no Linux kernel"),
+        (file("noise", &noise)?, "no Linux kernel"),
+        ("no-vm-of-this-name".to_owned(), "no VM is called"),
+        ("pid:1".to_owned(), "pid:1"),
+    ] {
+        let output = lynceus(folder.path(), &["ps", &target]);
+        let said = text(&output);
+        ensure!(output.status.code() == Some(ERROR), "{target}: {}: {said}", output.status);
+        ensure!(output.stdout.is_empty(), "{target}: {said}");
+        ensure!(said.contains(wanted) && said.starts_with("lynceus: "), "{target}: {said}");
+    }
+    Ok(())
+}
+
+/// A dump that lacks its end is not called whole, and a look at it ends.
+#[test]
+fn a_truncated_dump_is_incomplete_or_an_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let whole = folder.path().join("whole.lime");
+    let output = lynceus(folder.path(), &["dump", "--format", "lime", image(), &whole.display().to_string()]);
+    ensure!(output.status.code() == Some(CLEAN), "{}", text(&output));
+    let len = std::fs::metadata(&whole)?.len();
+    for part in [1, 2, 4, 8, 12, 15] {
+        let cut = folder.path().join(format!("cut-{part}"));
+        std::fs::copy(&whole, &cut)?;
+        std::fs::File::options().write(true).open(&cut)?.set_len(len / 16 * part)?;
+        let cut = cut.display().to_string();
+        // A listing may have all it needs; that the file lacks something is said nevertheless.
+        let listing = lynceus(folder.path(), &["ps", &cut]);
+        let code = listing.status.code();
+        ensure!([Some(CLEAN), Some(ERROR), Some(INCOMPLETE)].contains(&code), "{part}/16: {code:?}");
+        ensure!(code == Some(ERROR) || text(&listing).contains("truncated"), "{part}/16: {}", text(&listing));
+        // What is hidden may be in what is missing.
+        let check = lynceus(folder.path(), &["check", &cut]);
+        let code = check.status.code();
+        ensure!([Some(ERROR), Some(INCOMPLETE)].contains(&code), "{part}/16: {code:?}: {}", text(&check));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_running_vm_by_name() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let name = format!("cli-{}", std::process::id());
+    let spec = Spec { name: name.clone(), ..Spec::new(KernelVersion::V6_1, Paging::Four) };
+    let guest = Guest::boot(&spec)?;
+    let vms = rows(store.path(), &["vms"])?;
+    let vm = vms.iter().find(|row| row["name"] == name.as_str()).context("not listed")?;
+    ensure!(vm["pid"] == guest.pid(), "{vm}");
+    ensure!(rows(store.path(), &["ps", &name])?.iter().any(|row| row["comm"] == "lab-plain"));
+    let clean = lynceus(store.path(), &["check", &name]);
+    ensure!(clean.status.code() == Some(CLEAN), "{}", text(&clean));
+
+    let dump = store.path().join("dump.elf").display().to_string();
+    let output = lynceus(store.path(), &["dump", "--pause", &name, &dump]);
+    ensure!(output.status.code() == Some(CLEAN), "{}", text(&output));
+    ensure!(guest.qmp("query-status", Value::Object(Default::default()))?["status"] == "running");
+    let again = lynceus(store.path(), &["dump", &name, &dump]);
+    ensure!(again.status.code() == Some(ERROR), "overwrote a dump: {}", text(&again));
+    ensure!(rows(store.path(), &["ps", &dump])?.iter().any(|row| row["comm"] == "lab-plain"));
+
+    let pid = guest.truth()?.task_named("intruder")?.pid.to_string();
+    guest.hide(&[("hide_self", "1"), ("hide_pid", &pid)])?;
+    let found = lynceus(store.path(), &["--json", "check", &name]);
+    ensure!(found.status.code() == Some(FINDINGS), "{}", text(&found));
+    let alerts = json_lines(found.stdout)?;
+    ensure!(alerts.len() == 2, "{alerts:?}");
+    has(&alerts, "id, vm, detector, technique, severity, summary, subject, seen_in, missing_from")?;
+    Ok(())
+}
+
+#[test]
+fn completions_and_man_pages() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for shell in ["bash", "zsh", "fish"] {
+        let output = lynceus(folder.path(), &["completions", shell]);
+        ensure!(output.status.success() && text(&output).contains("sockets"), "{shell}");
+    }
+    let man = folder.path().join("man");
+    let output = lynceus(folder.path(), &["man", &man.display().to_string()]);
+    ensure!(output.status.success(), "{}", text(&output));
+    let page = std::fs::read_to_string(man.join("lynceus.1"))?;
+    ensure!(page.starts_with(".ie") && page.contains("TARGET"), "{page}");
+    ensure!(man.join("lynceus-ps.1").is_file());
+    Ok(())
+}
