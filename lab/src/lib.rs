@@ -15,6 +15,7 @@ pub mod packages;
 mod qmp;
 pub mod scenery;
 pub mod truth;
+pub mod volatility;
 
 pub use guest::{Guest, Paging, Spec};
 pub use kernels::KernelVersion;

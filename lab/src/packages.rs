@@ -19,6 +19,7 @@ pub const ALL: &[Package] = &[
     Package { name: "libc6-dev", program: "/usr/include/stdio.h" },
     Package { name: "makedumpfile", program: "/usr/bin/makedumpfile" },
     Package { name: "debian-archive-keyring", program: "/usr/share/keyrings/debian-archive-keyring.gpg" },
+    Package { name: "python3-venv", program: "/usr/lib/python3.11/ensurepip/__init__.py" },
     Package { name: "util-linux", program: "/usr/bin/setpriv" },
 ];
 

@@ -81,6 +81,11 @@ impl Symbols {
         let symbol = self.at(u32::try_from(above.checked_sub(1)?).ok()?)?;
         Some((symbol, address.saturating_sub(symbol.address)))
     }
+    /// Address of the first symbol above `address`.
+    pub fn next_after(&self, address: u64) -> Option<u64> {
+        let above = self.entries.partition_point(|entry| entry.address <= address);
+        self.entries.get(above).map(|entry| entry.address)
+    }
     /// All symbols by ascending address.
     pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
         (0..self.entries.len() as u32).filter_map(|index| self.at(index))

@@ -20,6 +20,7 @@ mod path;
 mod percpu;
 mod record;
 mod sockets;
+mod syscalls;
 mod tasks;
 #[cfg(test)]
 mod testing;
@@ -44,6 +45,7 @@ pub use namespaces::{Namespaces, NamespacesLayout};
 pub use net::{Interface, InterfaceAddress, NetLayout, NetNamespace};
 pub use path::{PathAt, PathLayout, Reach};
 pub use sockets::{Endpoint, Owner, Protocol, Socket, SocketState, SocketsLayout};
+pub use syscalls::Syscall;
 pub use tasks::{COMM_BYTES, Pid, Task, TasksLayout};
 pub use time::{Clocks, TimeLayout};
 pub use trees::TreesLayout;

@@ -51,7 +51,25 @@ const SYMBOL_TYPES: [(&str, &str); 14] = [
 /// The same for symbols that are pointers to such objects, or numbers.
 const SYMBOL_POINTERS: [(&str, &str); 3] =
     [("module_kset", "kset"), ("ftrace_ops_list", "ftrace_ops"), ("prb", "printk_ringbuffer")];
+/// The same for arrays: a symbol reaches to the next one.
+const SYMBOL_ARRAYS: [(&str, &str); 1] = [("taint_flags", "taint_flag")];
 const SYMBOL_NUMBERS: [&str; 4] = ["vmemmap_base", "page_offset_base", "phys_base", "cap_last_cap"];
+
+/// Enumerations whose names readers ask for, with the prefix of the names; their numbers never change:
+/// `bpf_prog_type` (`include/uapi/linux/bpf.h`), `mod_mem_type` (`include/linux/module.h`, from 6.4), to 7.2.
+const ENUMS: [(&str, &str, &str); 2] = [
+    (
+        "bpf_prog_type",
+        "BPF_PROG_TYPE_",
+        "UNSPEC SOCKET_FILTER KPROBE SCHED_CLS SCHED_ACT TRACEPOINT XDP PERF_EVENT CGROUP_SKB CGROUP_SOCK LWT_IN LWT_OUT \
+        LWT_XMIT SOCK_OPS SK_SKB CGROUP_DEVICE SK_MSG RAW_TRACEPOINT CGROUP_SOCK_ADDR LWT_SEG6LOCAL LIRC_MODE2 \
+        SK_REUSEPORT FLOW_DISSECTOR CGROUP_SYSCTL RAW_TRACEPOINT_WRITABLE CGROUP_SOCKOPT TRACING STRUCT_OPS EXT LSM \
+        SK_LOOKUP SYSCALL NETFILTER",
+    ),
+    ("mod_mem_type", "MOD_", "TEXT DATA RODATA RO_AFTER_INIT INIT_TEXT INIT_DATA INIT_RODATA"),
+];
+/// Members that hold one of them: structure, member, enumeration.
+const ENUM_MEMBERS: [(&str, &str, &str); 1] = [("bpf_prog", "type", "bpf_prog_type")];
 
 /// Writes `profile` as ISF JSON.
 pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
@@ -59,8 +77,8 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     write!(out, "{{\"metadata\":{},\n\"base_types\":{}", metadata(profile), base_types())?;
     let types = records.names.iter().zip(&profile.types.records);
     object(out, "user_types", types.map(|(name, record)| (name.as_str(), records.user_type(record))))?;
-    // Enumerations are known by their values alone; members that hold one are integers of its size.
-    write!(out, ",\n\"enums\":{{}}")?;
+    // Other enumerations are known by their values alone; members that hold one are integers of its size.
+    object(out, "enums", ENUMS.iter().map(|(name, prefix, names)| (*name, enumeration(prefix, names))))?;
     object(out, "symbols", symbols(profile))?;
     writeln!(out, "}}")
 }
@@ -98,6 +116,13 @@ fn base_types() -> Value {
     BASE_TYPES.iter().map(one).collect::<serde_json::Map<_, _>>().into()
 }
 
+fn enumeration(prefix: &str, names: &str) -> Value {
+    let names = names.split_whitespace().enumerate();
+    let constants: serde_json::Map<_, _> =
+        names.map(|(value, name)| (format!("{prefix}{name}"), json!(value))).collect();
+    json!({ "size": 4, "base": "unsigned int", "constants": constants })
+}
+
 /// Symbols by name. Static functions may share a name, an object's keys may not: the lowest address counts.
 fn symbols(profile: &Profile) -> impl Iterator<Item = (&str, Value)> {
     let table = &profile.symbols;
@@ -128,6 +153,9 @@ fn symbol(profile: &Profile, name: &str, address: u64, kind: u8) -> Value {
         Some(record(ty))
     } else if let Some(ty) = known(&SYMBOL_POINTERS).filter(|ty| profile.types.record(ty).is_some()) {
         Some(json!({ "kind": "pointer", "subtype": record(ty) }))
+    } else if let Some(ty) = known(&SYMBOL_ARRAYS) {
+        array_len(profile, address, ty)
+            .map(|count| json!({ "kind": "array", "count": count, "subtype": record(ty) }))
     } else if SYMBOL_NUMBERS.contains(&name) {
         Some(base("long unsigned int"))
     } else {
@@ -137,6 +165,13 @@ fn symbol(profile: &Profile, name: &str, address: u64, kind: u8) -> Value {
         value.insert("type".to_owned(), ty);
     }
     value.into()
+}
+
+/// How many `ty` fit between `address` and the next symbol.
+fn array_len(profile: &Profile, address: u64, ty: &str) -> Option<u64> {
+    let bytes = profile.types.record(ty)?.bytes;
+    let next = profile.symbols.next_after(address)?;
+    next.checked_sub(address)?.checked_div(bytes.into()).filter(|count| (1..64).contains(count))
 }
 
 fn base(name: &str) -> Value {
@@ -172,7 +207,11 @@ impl<'a> Records<'a> {
             let unit = if member.bit_size > 0 { bytes.max(1).saturating_mul(8) } else { 8 };
             let first = member.bit_offset.checked_rem(unit).unwrap_or(0);
             let offset = member.bit_offset.saturating_sub(first) / 8;
-            let ty = self.descriptor(member.ty, 0);
+            let holder = (self.types.text(record.name), self.types.text(member.name));
+            let ty = match ENUM_MEMBERS.iter().find(|entry| (entry.0, entry.1) == holder) {
+                Some((_, _, name)) => json!({ "kind": "enum", "name": name }),
+                None => self.descriptor(member.ty, 0),
+            };
             let ty = match member.bit_size {
                 0 => ty,
                 width => {
