@@ -12,6 +12,7 @@ mod fixture;
 mod memory;
 mod net;
 mod report;
+mod symbols;
 mod system;
 mod tasks;
 
@@ -119,6 +120,35 @@ matrix! {
     linux_6_12_five_levels: V6_12 Five,
     linux_7_x_four_levels: V7 Four,
     linux_7_x_five_levels: V7 Five,
+}
+
+fn every_symbol(kernel: KernelVersion, paging: Paging) -> Result<()> {
+    let guest = Guest::boot(&Spec::new(kernel, paging))?;
+    let told = guest.kallsyms()?;
+    guest.stop()?;
+    let attached = find::attach_target(&Target::open(&format!("pid:{}", guest.pid()))?, None)?;
+    println!("{} symbols equal", symbols::hold(&attached.guest, &told)?);
+    Ok(())
+}
+
+#[test]
+fn every_symbol_of_5_10() -> Result<()> {
+    every_symbol(KernelVersion::V5_10, Paging::Four)
+}
+
+#[test]
+fn every_symbol_of_6_1() -> Result<()> {
+    every_symbol(KernelVersion::V6_1, Paging::Five)
+}
+
+#[test]
+fn every_symbol_of_6_12() -> Result<()> {
+    every_symbol(KernelVersion::V6_12, Paging::Four)
+}
+
+#[test]
+fn every_symbol_of_7_x() -> Result<()> {
+    every_symbol(KernelVersion::V7, Paging::Five)
 }
 
 /// Formats that no tool of Debian 12 writes, as their own tools do.

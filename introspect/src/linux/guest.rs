@@ -10,6 +10,7 @@ use super::hunt::HuntLayout;
 use super::log::LogLayout;
 use super::maps::MapsLayout;
 use super::mm::MmLayout;
+use super::module_symbols::ModuleSymbolsLayout;
 use super::modules::ModulesLayout;
 use super::mounts::MountsLayout;
 use super::namespaces::NamespacesLayout;
@@ -59,6 +60,8 @@ pub struct Layouts {
     pub maps: Resolved<MapsLayout>,
     /// Kernel modules.
     pub modules: Resolved<ModulesLayout>,
+    /// Symbols of modules.
+    pub module_symbols: Resolved<ModuleSymbolsLayout>,
     /// Paths of files.
     pub path: Resolved<PathLayout>,
     /// Open files.
@@ -93,6 +96,7 @@ impl Layouts {
             mm: MmLayout::resolve(profile),
             maps: MapsLayout::resolve(profile),
             modules: ModulesLayout::resolve(profile),
+            module_symbols: ModuleSymbolsLayout::resolve(profile),
             path: PathLayout::resolve(profile),
             files: FilesLayout::resolve(profile),
             fs: FsLayout::resolve(profile),
@@ -119,6 +123,7 @@ impl Layouts {
             ("process memory", self.mm.as_ref().err()),
             ("maps", self.maps.as_ref().err()),
             ("modules", self.modules.as_ref().err()),
+            ("module symbols", self.module_symbols.as_ref().err()),
             ("paths", self.path.as_ref().err()),
             ("files", self.files.as_ref().err()),
             ("directories", self.fs.as_ref().err()),
