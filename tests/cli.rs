@@ -207,6 +207,9 @@ fn a_running_vm_by_name() -> Result<()> {
     ensure!(found.status.code() == Some(FINDINGS), "{}", text(&found));
     let alerts = json_lines(found.stdout)?;
     ensure!(alerts.len() == 2, "{alerts:?}");
+    let ps = rows(store.path(), &["ps", &name])?;
+    let hidden: Vec<&Value> = ps.iter().filter(|row| row["hidden"] == true).collect();
+    ensure!(hidden.len() == 1 && hidden[0]["comm"] == "intruder", "{hidden:?}");
     has(&alerts, "id, vm, detector, technique, severity, summary, subject, seen_in, missing_from")?;
     Ok(())
 }

@@ -31,8 +31,12 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Vms => vms::run(output),
         Command::Profile(command) => profile::run(output, command),
         Command::Ps { target, threads, environ } => {
+            let guest = attach(&target)?;
             let wanted = ps::Wanted { threads, environ };
-            list(output, &target, "processes", |view| ps::rows(view, wanted))
+            let found = guest.linux().observe(&guest.options, |view| ps::rows(view, wanted)).result;
+            let outcome = output.listing("processes", &found)?;
+            ps::point_at_hidden(output, &found.items);
+            Ok(outcome)
         }
         Command::Tree(target) => tree(output, &target),
         Command::Modules(target) => {
@@ -84,7 +88,9 @@ fn tree(output: Output, target: &TargetArgs) -> Result<Outcome> {
     let wanted = ps::Wanted { threads: false, environ: false };
     let found = guest.linux().observe(&guest.options, |view| ps::rows(view, wanted)).result;
     ps::print_tree(output, &found.items)?;
-    output.coverage("processes", &found)
+    let outcome = output.coverage("processes", &found)?;
+    ps::point_at_hidden(output, &found.items);
+    Ok(outcome)
 }
 
 /// What `rows` finds for each process, or for the one asked for.
@@ -100,9 +106,9 @@ fn per_process<R: Row>(
     let mut found_pid = false;
     let found = guest.linux().observe(&guest.options, |view| {
         let mut found = Partial::default();
-        let tasks = view.tasks();
+        let tasks = view.processes();
         let by_pid: BTreeMap<u32, Task> =
-            found.absorb(tasks).into_iter().map(|task| (task.pid, task)).collect();
+            found.absorb(tasks).into_iter().map(|(task, _)| (task.pid, task)).collect();
         found_pid = pid.is_none_or(|pid| by_pid.contains_key(&pid));
         for task in by_pid.values().filter(|task| pid.is_none_or(|pid| task.pid == pid)) {
             let read = rows(view, task, &mut found);

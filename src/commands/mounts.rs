@@ -24,9 +24,9 @@ pub(super) struct MountRow {
 /// The mounts of every mount namespace that a process lives in, each once.
 pub(super) fn rows(view: &View<'_>) -> Partial<MountRow> {
     let mut rows = Partial::default();
-    let tasks = view.tasks();
+    let tasks = view.processes();
     let mut namespaces = BTreeMap::new();
-    for task in rows.absorb(tasks) {
+    for (task, _) in rows.absorb(tasks) {
         let found = rows.ok("task namespaces", task.at, view.namespaces(&task));
         if let Some((number, at)) = found.and_then(|found| found.mnt.map(|number| (number, found.mnt_at))) {
             namespaces.insert(number, at);

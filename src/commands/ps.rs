@@ -30,6 +30,8 @@ pub(super) struct PsRow {
     /// Effective capabilities, a bit each.
     capabilities: Option<u64>,
     threads: usize,
+    /// In the pid table but not on the task list, which the guest's own `ps` reads.
+    hidden: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     environ: Option<Vec<String>>,
 }
@@ -60,14 +62,14 @@ pub(super) struct Wanted {
 pub(super) fn rows(view: &View<'_>, wanted: Wanted) -> Partial<PsRow> {
     let mut rows = Partial::default();
     let clocks = view.clocks().map_err(|reason| rows.gap("clocks", None, reason)).ok();
-    let processes = view.tasks();
+    let processes = view.processes();
     let mut processes = rows.absorb(processes);
-    processes.sort_by_key(|task| task.pid);
-    for process in processes {
+    processes.sort_by_key(|(task, _)| task.pid);
+    for (process, listed) in processes {
         let threads = view.threads(&process);
         let mut threads = rows.absorb(threads);
         let row = row(view, &process, clocks.as_ref(), wanted, &mut rows);
-        rows.items.push(PsRow { threads: threads.len(), ..row });
+        rows.items.push(PsRow { threads: threads.len(), hidden: !listed, ..row });
         if wanted.threads {
             threads.retain(|thread| thread.at != process.at);
             threads.sort_by_key(|thread| thread.pid);
@@ -105,6 +107,7 @@ fn row(
         namespaces: None,
         capabilities: None,
         threads: 1,
+        hidden: false,
         environ: None,
     };
     if let Some(creds) = gaps.ok("task credentials", task.at, view.creds(task)) {
@@ -159,6 +162,11 @@ impl From<Namespaces> for NamespaceIds {
 }
 
 impl PsRow {
+    /// The name, and whether the guest hides it.
+    fn name(&self) -> String {
+        if self.hidden { format!("{} (hidden)", self.comm) } else { self.comm.clone() }
+    }
+
     /// The command as `ps` shows it: the arguments, or the name in brackets where there are none.
     fn command(&self) -> String {
         if self.cmdline.is_empty() { format!("[{}]", self.comm) } else { self.cmdline.join(" ") }
@@ -191,9 +199,19 @@ impl Row for PsRow {
             self.threads.to_string(),
             seconds.map_or_else(|| "-".to_owned(), |time| time.replace('T', " ")),
             self.container.as_deref().map_or_else(|| "-".to_owned(), |id| id.chars().take(12).collect()),
-            self.comm.clone(),
+            self.name(),
             self.command(),
         ]
+    }
+}
+
+/// Tells a person about processes that the guest hides; whether it is so for sure is for `check` to say.
+pub(super) fn point_at_hidden(output: Output, rows: &[PsRow]) {
+    let count = rows.iter().filter(|row| row.hidden).count();
+    if count > 0 && !output.is_json() {
+        eprintln!(
+            "{count} not on the kernel's task list, so that the guest's own ps does not show it: see `lynceus check`"
+        );
     }
 }
 
@@ -254,7 +272,13 @@ fn label(output: Output, row: &PsRow) -> String {
     let arguments = row.cmdline.get(1..).unwrap_or_default().join(" ");
     let shown: String = arguments.chars().take(100).collect();
     let cut = if shown.len() < arguments.len() { "…" } else { "" };
-    let name = if row.kthread { format!("[{}]", escape(&row.comm)) } else { output.bold(&escape(&row.comm)) };
+    let name = if row.hidden {
+        output.red(&escape(&row.name()))
+    } else if row.kthread {
+        format!("[{}]", escape(&row.comm))
+    } else {
+        output.bold(&escape(&row.comm))
+    };
     let extra = [user, container].into_iter().flatten().collect::<String>();
     format!("{} {name}{} {}{cut}", row.pid, escape(&extra), escape(&shown)).trim_end().to_owned()
 }

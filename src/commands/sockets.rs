@@ -25,9 +25,9 @@ pub(super) struct SocketRow {
 /// The sockets of every process and of the kernel's tables.
 pub(super) fn rows(view: &View<'_>) -> Partial<SocketRow> {
     let mut rows = Partial::default();
-    let tasks = view.tasks();
+    let tasks = view.processes();
     let tasks = rows.absorb(tasks);
-    let sockets = view.sockets_of(tasks.into_iter().map(|task| (task.pid, task.comm, task.files)));
+    let sockets = view.sockets_of(tasks.into_iter().map(|(task, _)| (task.pid, task.comm, task.files)));
     let sockets = rows.absorb(sockets);
     rows.items.extend(sockets.iter().flat_map(SocketRow::rows));
     rows

@@ -135,6 +135,22 @@ impl View<'_> {
         })
     }
 
+    /// The processes on the task list, and after them those that are in the pid table alone, hidden from the guest's own `ps`.
+    /// `false` is the mark of the latter. Where the pid table cannot be read on this kernel, the list is all there is.
+    pub fn processes(&self) -> Partial<(Task, bool)> {
+        let mut all = Partial::default();
+        let listed = self.tasks();
+        all.items = all.absorb(listed).into_iter().map(|task| (task, true)).collect();
+        if self.kernel().layouts.hunt.as_ref().is_ok_and(|layout| layout.pids.is_ok()) {
+            let known: HashSet<Gva> = all.items.iter().map(|(task, _)| task.at).collect();
+            let table = self.tasks_by_pid();
+            let unlisted = all.absorb(table).into_iter();
+            let unlisted = unlisted.filter(|task| task.pid == task.tgid && !known.contains(&task.at));
+            all.items.extend(unlisted.map(|task| (task, false)));
+        }
+        all
+    }
+
     /// The threads that run or want to run, by the scheduler's fair queues. The idle tasks are left out.
     pub fn tasks_in_queues(&self) -> Partial<Task> {
         self.tasks_by("run queues", |layout| {

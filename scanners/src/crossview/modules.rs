@@ -55,10 +55,10 @@ fn finding(module: Module, seen_in: Vec<&'static str>, missing_from: Vec<&'stati
         technique: TECHNIQUE,
         severity: Severity::Critical,
         summary: format!(
-            "module {} is hidden: the {} shows it, the {} does not",
+            "module {} is hidden: in the {}, not in the {}",
             module.name,
             seen_in.join(" and the "),
-            missing_from.join(" and the ")
+            missing_from.join(" or the ")
         ),
         subject: Subject::Module { name: module.name, base: module.base.0, address: module.at.0 },
         seen_in,

@@ -85,11 +85,11 @@ fn finding(sighting: Sighting, missing_from: Vec<&'static str>) -> Finding {
         technique: TECHNIQUE,
         severity: Severity::Critical,
         summary: format!(
-            "task {} ({}) is hidden: the {} shows it, the {} does not",
+            "task {} ({}) is hidden: in the {}, not in the {}",
             task.pid,
             task.comm,
             seen_in.join(" and the "),
-            missing_from.join(" and the ")
+            missing_from.join(" or the ")
         ),
         subject: Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm, address: task.at.0 },
         seen_in,
