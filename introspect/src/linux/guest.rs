@@ -22,9 +22,10 @@ use super::time::TimeLayout;
 use super::trees::TreesLayout;
 use crate::observe::{self, Observed};
 use crate::paging::Root;
-use crate::{Gpa, Gva, Partial, Pause, SharedMemory};
+use crate::{GapReason, Gpa, Gva, Partial, Pause, SharedMemory};
 use lynceus_profiles::{Profile, ProfileError};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A kernel found in guest memory. Immutable while it runs; a reboot makes another.
 #[derive(Clone, Debug)]
@@ -196,7 +197,25 @@ impl LinuxGuest {
         mut look: impl FnMut(&View<'_>) -> Partial<T>,
     ) -> Observed<Partial<T>> {
         let pause = self.pause.as_deref().map(|pause| pause as &dyn Pause);
-        observe::observe(&*self.memory, pause, options, |memory| look(&View::new(memory, &self.kernel)))
-            .with_gap(options)
+        let mut looks = 0u32;
+        loop {
+            let found = observe::observe(&*self.memory, pause, options, |memory| {
+                look(&View::new(memory, &self.kernel))
+            });
+            looks = looks.saturating_add(1);
+            // A processor of the guest that is just linking an object leaves it half linked for an instant.
+            let half_linked = found.outcome == observe::Outcome::Consistent && bent(&found.result);
+            if !half_linked || looks >= LOOKS_AT_BENT {
+                return found.with_gap(options);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
+}
+
+/// Looks at what does not agree with itself, before it is believed that this is more than an update under way.
+const LOOKS_AT_BENT: u32 = 3;
+
+fn bent<T>(found: &Partial<T>) -> bool {
+    found.gaps.iter().any(|gap| matches!(gap.reason, GapReason::Inconsistent(_)))
 }

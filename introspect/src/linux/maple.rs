@@ -97,6 +97,11 @@ impl View<'_> {
         let is_node = root & 3 == INTERNAL && root >= SMALLEST_NODE;
         let mut open = vec![Open { entry: root, is_node, first: 0, last: u64::MAX, depth: 0 }];
         while let Some(next) = open.pop() {
+            // Nodes may overlap: the number of entries is not bounded by that of the nodes.
+            if found.items.len() >= MAX_NODES {
+                found.gap(what, tree, GapReason::Limit(MAX_NODES as u64));
+                break;
+            }
             if !next.is_node {
                 if next.entry != 0 && next.entry & 3 != INTERNAL {
                     found.items.push(MapleEntry { first: next.first, last: next.last, at: Gva(next.entry) });

@@ -8,6 +8,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::walk::{BENT, MAX_NODES};
 use super::{Resolved, View};
 use crate::{AccessError, GapReason, Gva, Partial};
 use lynceus_profiles::{Field, Profile};
@@ -162,14 +163,14 @@ impl View<'_> {
         };
         let head = self.kernel().slid(layout.init_task).field(layout.tasks.offset);
         let (mut at, mut seen) = (head, head);
-        loop {
-            let next = self.pointer(at);
-            let Some(next) = pids.ok("task list", at, next) else { return };
-            if next == head {
-                return;
-            }
-            if next == seen || pids.items.len() >= super::walk::MAX_NODES {
+        let first = self.links(head);
+        let Some((mut next, last)) = pids.ok("task list", head, first) else { return };
+        while next != head {
+            if next == seen {
                 return pids.gap("task list", next, GapReason::Cycle);
+            }
+            if pids.items.len() >= MAX_NODES {
+                return pids.gap("task list", next, GapReason::Limit(MAX_NODES as u64));
             }
             let task = Gva(next.0.wrapping_sub(layout.tasks.offset.into()));
             let pid = self.u32(task.field(layout.pid.offset));
@@ -182,7 +183,15 @@ impl View<'_> {
             if pids.items.len().is_power_of_two() {
                 seen = next;
             }
-            at = next;
+            let links = self.links(next);
+            let Some((after, before)) = pids.ok("task list", next, links) else { return };
+            if before != at {
+                pids.gap("task list", next, BENT);
+            }
+            (at, next) = (next, after);
+        }
+        if last != at {
+            pids.gap("task list", head, BENT);
         }
     }
 

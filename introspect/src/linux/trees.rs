@@ -53,7 +53,12 @@ impl View<'_> {
         let mut at = nodes.ok(what, root, top).unwrap_or_default();
         loop {
             // Down to the left; a node met again is a cycle or a crossed link.
-            while !at.is_null() && above.len() < MAX_NODES {
+            while !at.is_null() {
+                // Everything below is lost, so this is said even where the walk ends by itself.
+                if above.len() >= MAX_NODES {
+                    nodes.gap(what, at, GapReason::Limit(MAX_NODES as u64));
+                    break;
+                }
                 if !seen.insert(at) {
                     nodes.gap(what, at, GapReason::Cycle);
                     break;
@@ -85,6 +90,11 @@ impl View<'_> {
         let Some(head) = found.ok(what, array, head) else { return found };
         let (mut seen, mut open) = (HashSet::new(), vec![(0, head, 64)]);
         while let Some((index, entry, above)) = open.pop() {
+            // Nodes may overlap: the number of entries is not bounded by that of the nodes.
+            if found.items.len() >= MAX_NODES {
+                found.gap(what, array, GapReason::Limit(MAX_NODES as u64));
+                break;
+            }
             if entry & 3 != INTERNAL {
                 if entry != 0 && entry & 1 == 0 {
                     found.items.push((index, Gva(entry)));

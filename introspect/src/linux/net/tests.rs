@@ -38,8 +38,9 @@ fn bench() -> Bench {
         ipv4_local: number(8, 4),
         ipv4_prefix: number(12, 1),
     });
-    bench.link(LIST, NET).link(NET, LIST).u32(NET + 16, 99);
-    bench.link(NET + 32, DEVICE + 64).link(DEVICE + 64, NET + 32);
+    bench.link(LIST, NET).link(LIST + 8, NET).link(NET, LIST).link(NET + 8, LIST).u32(NET + 16, 99);
+    bench.link(NET + 32, DEVICE + 64).link(NET + 40, DEVICE + 64);
+    bench.link(DEVICE + 64, NET + 32).link(DEVICE + 72, NET + 32);
     bench.bytes(DEVICE, b"eth0\0").u32(DEVICE + 16, 2).u32(DEVICE + 20, 1500).u32(DEVICE + 24, 0x1043);
     bench.u64(DEVICE + 32, 0b11).bytes(DEVICE + 40, &[6, 6]).link(DEVICE + 48, 0x3000);
     bench.bytes(0x3000, &[2, 0, 0, 0, 0, 1]).link(DEVICE + 56, 0x4000).link(0x4000, 0x4100);

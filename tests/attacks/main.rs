@@ -1,0 +1,8 @@
+//! Attacks on tools like ours, made on the memory of real guests.
+//!
+//! Each test is named for its attack. Whatever the guest's memory holds, a look ends, does not panic, and gives the right
+//! answer, a typed error, or a result that says what it could not read. A decoy never wins silently.
+
+mod hostile;
+mod lists;
+mod trees;
