@@ -124,13 +124,15 @@ fn types(trusted: &Types, memory: &Types, found: &mut Disagreements) {
         if own != other {
             found.add(Disagreement::Size { ty: ty.to_owned(), trusted: own, memory: other });
         }
-        for (member, field) in trusted.members_of(ty).unwrap_or_default() {
-            let Ok(there) = memory.field(ty, member) else { continue };
+        let Some(record) = trusted.record(ty) else { continue };
+        for (bits, member) in trusted.named_members(record) {
+            let (name, field) = (trusted.text(member.name), trusted.describe(bits, member));
+            let (Some(field), Ok(there)) = (field, memory.field(ty, name)) else { continue };
             // Sources describe the unit of a bit field differently, and a flexible array has no size.
             let plain = field.bits.is_none() && there.bits.is_none();
             if plain && (field.offset, field.size) != (there.offset, there.size) {
                 found.add(Disagreement::Member {
-                    path: format!("{ty}.{member}"),
+                    path: format!("{ty}.{name}"),
                     trusted: (field.offset, field.size),
                     memory: (there.offset, there.size),
                 });
@@ -172,6 +174,33 @@ mod tests {
             Disagreement::Member { path: "task_struct.pid".to_owned(), trusted: (4, 4), memory: (12, 4) };
         let symbol = Disagreement::Symbol { name: "init_task".to_owned(), trusted: 8, memory: 16 };
         assert_eq!((found.kept, found.total), (vec![symbol, member], 2));
+    }
+
+    #[test]
+    fn members_of_anonymous_structures_are_compared_by_their_names() {
+        let profile = |pid_at: u32| {
+            let mut types = TypesBuilder::default();
+            let number = types.push(Type::Integer { bytes: 4, signed: false, bits: None });
+            let inner = types.record("", 32, false);
+            types.member("pid", number, pid_at * 8, 0);
+            let inner = types.push(Type::Composite { record: inner });
+            types.record("task_struct", 128, false);
+            for at in [0, 64] {
+                types.member("", inner, at * 8, 0);
+            }
+            types.member("comm", number, 96 * 8, 0);
+            Profile { types: types.build(), ..Profile::default() }
+        };
+        assert_eq!(compare(&profile(4), &profile(4)).total, 0);
+        let found = compare(&profile(4), &profile(12)).kept;
+        let moved =
+            Disagreement::Member { path: "task_struct.pid".to_owned(), trusted: (4, 4), memory: (12, 4) };
+        assert!(found.contains(&moved), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|found| matches!(found, Disagreement::Member { path, .. } if path.ends_with("pid")))
+        );
     }
 
     #[test]

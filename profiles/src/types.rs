@@ -9,8 +9,8 @@ use crate::ProfileError;
 
 /// Longest chain of typedefs, qualifiers and arrays followed.
 const MAX_CHASE: usize = 64;
-/// Deepest nesting of anonymous members searched.
-const MAX_NESTING: usize = 16;
+/// Most members met in search of one: no structure of a kernel has a tenth of it, those inside it included.
+const MAX_MEMBERS_MET: usize = 1 << 16;
 
 /// What a member holds; enough to read it without guessing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,7 +139,7 @@ impl Types {
                 let (_, member) = found.ok_or_else(missing)?;
                 record = self.record_of(member).ok_or_else(missing)?;
             }
-            let (bits, member) = self.member(record, name, 0).ok_or_else(missing)?;
+            let (bits, member) = self.member(record, name).ok_or_else(missing)?;
             base_bits = base_bits.saturating_add(bits);
             found = Some((bits, member));
         }
@@ -211,17 +211,40 @@ impl Types {
     }
 
     /// The member called `name`, also inside anonymous members, with its offset in bits from `record`'s start.
-    fn member(&self, record: &Record, name: &str, depth: usize) -> Option<(u64, &Member)> {
-        let members = self.members_in(record);
-        if let Some(member) = members.iter().find(|member| self.text(member.name) == name) {
-            return Some((member.bit_offset.into(), member));
-        }
-        if depth >= MAX_NESTING {
-            return None;
-        }
-        members.iter().filter(|member| member.name.len == 0).find_map(|anonymous| {
-            let (bits, member) = self.member(self.record_of(anonymous)?, name, depth.saturating_add(1))?;
-            Some((bits.saturating_add(anonymous.bit_offset.into()), member))
+    /// The member `name` of `record` or of an anonymous structure in it, and its offset in bits.
+    fn member<'t>(&'t self, record: &'t Record, name: &str) -> Option<(u64, &'t Member)> {
+        self.named_members(record).find(|(_, member)| self.text(member.name) == name)
+    }
+
+    /// All members that have a name, those of anonymous structures at their place among them, with their offsets in bits.
+    ///
+    /// Anonymous structures may contain each other where a table lies: it ends after [`MAX_MEMBERS_MET`].
+    pub(crate) fn named_members<'t>(
+        &'t self,
+        record: &'t Record,
+    ) -> impl Iterator<Item = (u64, &'t Member)> + 't {
+        let mut open = vec![(0u64, self.members_in(record).iter())];
+        let mut met = 0usize;
+        std::iter::from_fn(move || {
+            loop {
+                let (base, members) = open.last_mut()?;
+                let base = *base;
+                let Some(member) = members.next() else {
+                    open.pop();
+                    continue;
+                };
+                met = met.saturating_add(1);
+                if met > MAX_MEMBERS_MET {
+                    return None;
+                }
+                let bits = base.saturating_add(member.bit_offset.into());
+                if member.name.len > 0 {
+                    return Some((bits, member));
+                }
+                if let Some(inner) = self.record_of(member) {
+                    open.push((bits, self.members_in(inner).iter()));
+                }
+            }
         })
     }
 
@@ -263,7 +286,7 @@ impl Types {
         None
     }
 
-    fn describe(&self, bit_offset: u64, member: &Member) -> Option<Field> {
+    pub(crate) fn describe(&self, bit_offset: u64, member: &Member) -> Option<Field> {
         let ty = self.resolve(member.ty)?;
         let size = self.bytes_of(member.ty)?;
         let kind = match ty {
