@@ -249,11 +249,20 @@ impl<'v, 'a> Walk<'v, 'a> {
             }
             let parent = self.entry.pointer(layout.parent)?;
             if parent == self.dentry {
-                return Ok(Reach::Escaped);
+                return self.escaped();
             }
             self.text.prepend(&dentry_name(self.view, layout, &self.entry)?)?;
             self.enter(parent)?;
         }
+    }
+
+    /// A directory can be moved out of what a mount shows, but not to another file system: then one of the two is no such thing.
+    fn escaped(&self) -> Result<Reach, GapReason> {
+        let root = self.view.record(self.mount.root, self.layout.dentry)?;
+        if root.pointer(self.layout.super_block)? != self.entry.pointer(self.layout.super_block)? {
+            return Err(GapReason::Inconsistent("a directory is not in the file system of its mount"));
+        }
+        Ok(Reach::Escaped)
     }
 
     fn enter(&mut self, dentry: Gva) -> Result<(), GapReason> {
