@@ -14,6 +14,7 @@ use lynceus_lab::images::{self, Frozen};
 use lynceus_lab::{KernelVersion, Paging, Spec};
 use lynceus_profiles::Field;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -48,6 +49,7 @@ pub(crate) fn base(kernel: KernelVersion) -> &'static Base {
 /// What an attacker made of a guest.
 #[derive(Clone)]
 pub(crate) struct Hostile {
+    version: KernelVersion,
     pub(crate) kernel: Kernel,
     pub(crate) memory: Overlay,
 }
@@ -116,9 +118,35 @@ impl Overlay {
         self.absent.insert(at.0 / PAGE);
     }
 
+    /// A reset: zeros everywhere.
+    pub(crate) fn wipe(&mut self) {
+        self.base = Arc::new(Zeros(self.base.ram().to_vec()));
+        self.pages.clear();
+    }
+
     /// All pages that differ from the image.
     pub(crate) fn written(&self) -> impl Iterator<Item = (Gpa, &[u8])> {
         self.pages.iter().map(|(frame, page)| (Gpa(frame * PAGE), &page[..]))
+    }
+}
+
+/// RAM that nobody wrote to yet.
+struct Zeros(Vec<GpaRange>);
+
+impl GuestMemory for Zeros {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        let len_bytes = buf.len() as u64;
+        let there = self.0.iter().any(|range| range.contains(at, len_bytes));
+        buf.fill(0);
+        if there { Ok(()) } else { Err(ReadError::NotRam { at, len_bytes }) }
+    }
+
+    fn ram(&self) -> &[GpaRange] {
+        &self.0
+    }
+
+    fn stability(&self) -> Stability {
+        Stability::Frozen
     }
 }
 
@@ -170,13 +198,18 @@ impl Hostile {
             ranges: base.memory.ram().to_vec(),
             reads: AtomicU64::new(0),
         };
-        Hostile { kernel: base.kernel.clone(), memory }
+        Hostile { version: kernel, kernel: base.kernel.clone(), memory }
     }
 
     /// A look by somebody who attached before the attack.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
         self.memory.reads.store(0, Ordering::Relaxed);
         look(&View::new(&self.memory, &self.kernel))
+    }
+
+    /// The image's file, without the attack.
+    pub(crate) fn image(&self) -> &Path {
+        &base(self.version).frozen.ram
     }
 
     /// Attaches after the attack.
@@ -282,10 +315,10 @@ impl Hostile {
             table =
                 u64::from_le_bytes(bytes[index as usize..][..8].try_into().unwrap()) & 0x000f_ffff_ffff_f000;
             if level > 2 {
-                self.memory.write(Gpa(copy.0 + index), &(copy.0 + PAGE | PRESENT).to_le_bytes());
+                self.memory.write(Gpa(copy.0 + index), &((copy.0 + PAGE) | PRESENT).to_le_bytes());
             } else {
                 for page in 0..pages {
-                    let entry = to.0 + (page << 21) | HUGE;
+                    let entry = (to.0 + (page << 21)) | HUGE;
                     self.memory.write(Gpa(copy.0 + index + page * 8), &entry.to_le_bytes());
                 }
             }
@@ -302,6 +335,17 @@ impl Hostile {
     pub(crate) fn mm(&self, comm: &str) -> Mm {
         let task = self.task(comm);
         self.look(|view| view.mm(task.mm)).expect("a process with memory")
+    }
+
+    /// A file in a directory that `lab-files` has open (`struct file`).
+    pub(crate) fn file(&self) -> Gva {
+        let files = self.look(|view| view.files(self.task("lab-files").files)).items;
+        files.iter().find(|file| file.path.matches('/').count() > 1).expect("a file in a directory").file
+    }
+
+    /// The directory entry of that file.
+    pub(crate) fn dentry(&self) -> Gva {
+        Gva(self.read_u64(self.member(self.file(), "file", "f_path.dentry")))
     }
 
     /// Where a task's node on the task list is.

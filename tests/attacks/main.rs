@@ -3,6 +3,12 @@
 //! Each test is named for its attack. Whatever the guest's memory holds, a look ends, does not panic, and gives the right
 //! answer, a typed error, or a result that says what it could not read. A decoy never wins silently.
 
+mod counts;
 mod hostile;
 mod lists;
+mod page_tables;
+mod pointers;
+mod strings;
+mod symbols;
+mod tearing;
 mod trees;
