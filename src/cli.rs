@@ -169,10 +169,23 @@ pub(crate) enum ProfileCommand {
         look: LookArgs,
     },
     /// Keep a profile from a file that you trust: vmlinuz, vmlinux, or Volatility 3 symbols (.json, .json.xz)
-    Import {
-        /// The file
-        file: PathBuf,
-        #[command(flatten)]
-        look: LookArgs,
-    },
+    ///
+    /// A distribution's vmlinuz has all that is needed. For a kernel that was built without BTF, give a vmlinux with debug
+    /// information, as FILE or with --types; for one without kallsyms of its data, give its System.map.
+    Import(ImportArgs),
+}
+
+/// What `profile import` takes.
+#[derive(clap::Args)]
+pub(crate) struct ImportArgs {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// Take the types from this file: an ELF file with BTF or DWARF, or a BTF blob (/sys/kernel/btf/vmlinux)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) types: Option<PathBuf>,
+    /// Take the symbols from this System.map
+    #[arg(long, value_name = "FILE")]
+    pub(crate) system_map: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
 }

@@ -53,11 +53,23 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
     let text = std::fs::read(&source).with_context(|| source.display().to_string())?;
     let digest = blake3::hash(&text).to_hex();
     let name = format!("modules/{}-{}", kernel.release, digest.get(..16).unwrap_or_default());
-    let folder = folder::once(&name, |folder| compile(kernel, &source, &folder.join("hide.ko")))?;
+    let folder = folder::once(&name, |folder| compile(kernel, &source, &folder.join("hide.ko"), &[]))?;
     Ok(folder.join("hide.ko"))
 }
 
-fn compile(kernel: &Kernel, source: &Path, out: &Path) -> Result<()> {
+/// Writes an ELF file with the debug information of everything in the kernel's headers that the module knows of, in that
+/// version of DWARF.
+pub fn debug_types(kernel: &Kernel, dwarf: u8, out: &Path) -> Result<()> {
+    let object = out.with_extension("o");
+    let version = format!("-gdwarf-{dwarf}");
+    // Without this the compiler leaves out the types that no variable has.
+    let flags = [&version, "-fno-eliminate-unused-debug-types"];
+    compile(kernel, &folder::workspace().join("lab/module/hide.c"), &object, &flags)?;
+    let mut ld = Command::new("ld");
+    run(ld.args(["--unresolved-symbols=ignore-all", "-e", "0", "-o"]).arg(out).arg(&object))
+}
+
+fn compile(kernel: &Kernel, source: &Path, out: &Path, flags: &[&str]) -> Result<()> {
     let own = kernel.headers.join(format!("linux-headers-{}", kernel.release));
     let base = kernel.release.trim_end_matches("-cloud-amd64");
     let common = kernel.headers.join(format!("linux-headers-{base}-common"));
@@ -79,5 +91,5 @@ fn compile(kernel: &Kernel, source: &Path, out: &Path) -> Result<()> {
     for header in ["kconfig.h", "compiler_types.h"] {
         gcc.arg("-include").arg(common.join("include/linux").join(header));
     }
-    run(gcc.args(FLAGS).arg("-o").arg(out).arg(source))
+    run(gcc.args(FLAGS).args(flags).arg("-o").arg(out).arg(source))
 }

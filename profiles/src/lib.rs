@@ -9,12 +9,14 @@
 pub mod btf;
 mod build_id;
 pub mod compare;
+pub mod dwarf;
 pub mod isf;
 pub mod kallsyms;
 pub mod kernel_file;
 mod profile;
 pub mod store;
 mod symbols;
+pub mod system_map;
 mod types;
 
 pub use profile::{BuildId, Identity, Profile, ProfileError};

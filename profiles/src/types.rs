@@ -339,6 +339,13 @@ impl TypesBuilder {
         id
     }
 
+    /// Puts another type in the place of one that was added: for a number that has to be known before what it stands for.
+    pub(crate) fn replace(&mut self, id: TypeId, ty: Type) {
+        if let Some(place) = self.types.types.get_mut(id.0 as usize) {
+            *place = ty;
+        }
+    }
+
     /// Opens a structure or union; the members that follow are its own. An empty name is anonymous.
     pub fn record(&mut self, name: &str, bytes: u32, is_union: bool) -> u32 {
         let name = self.name(name);

@@ -1,12 +1,13 @@
 //! `lynceus profile`: what is known of kernel builds.
 
 use crate::attach::{Guest, open_store};
-use crate::cli::{LookArgs, ProfileCommand};
+use crate::cli::{ImportArgs, LookArgs, ProfileCommand};
 use crate::output::{Column, Outcome, Output, Row, escape};
 use anyhow::{Context, Result, bail};
 use lynceus_introspect::Partial;
+use lynceus_profiles::kernel_file::{self, Elsewhere, TypesFile};
 use lynceus_profiles::store::{Header, Origin};
-use lynceus_profiles::{FieldKind, Profile, isf, kernel_file};
+use lynceus_profiles::{FieldKind, Profile, Symbols, isf, system_map};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -20,7 +21,7 @@ pub(super) fn run(output: Output, command: ProfileCommand) -> Result<Outcome> {
             show(output, &profile, type_name.as_deref(), symbol.as_deref(), &look)
         }
         ProfileCommand::Build { target, out, look } => build(&target, &out, &look),
-        ProfileCommand::Import { file, look } => import(&file, &look),
+        ProfileCommand::Import(args) => import(&args),
     }
 }
 
@@ -62,10 +63,12 @@ fn list(output: Output, look: &LookArgs) -> Result<Outcome> {
 }
 
 /// Keeps a profile from a file that the admin trusts.
-fn import(file: &Path, look: &LookArgs) -> Result<Outcome> {
-    let (profile, build_id_offset) = load(file)?;
+fn import(args: &ImportArgs) -> Result<Outcome> {
+    let symbols = args.system_map.as_deref().map(read_system_map).transpose()?;
+    let types = args.types.as_deref().map(read_types).transpose()?;
+    let (profile, build_id_offset) = load(&args.file, Elsewhere { symbols, types })?;
     let header = Header::trusted(&profile, build_id_offset);
-    let store = open_store(look)?;
+    let store = open_store(&args.look)?;
     store.save(&header, &profile)?;
     let id = header.identity.build_id.map_or_else(|| "no build id".to_owned(), |id| format!("build id {id}"));
     println!(
@@ -78,21 +81,54 @@ fn import(file: &Path, look: &LookArgs) -> Result<Outcome> {
     Ok(Outcome::Clean)
 }
 
-/// A profile from a kernel's own file or an ISF file, told apart by their first bytes.
-fn load(path: &Path) -> Result<(Profile, Option<i64>)> {
+/// Opens a regular file.
+fn open(path: &Path) -> Result<File> {
     let named = || path.display().to_string();
-    let mut file = File::open(path).with_context(named)?;
+    let file = File::open(path).with_context(named)?;
     if !file.metadata().with_context(named)?.is_file() {
         bail!("{}: not a regular file", path.display());
     }
-    let mut bytes = Vec::new();
-    Read::take(&mut file, kernel_file::MAX_FILE_BYTES).read_to_end(&mut bytes).with_context(named)?;
-    let is_xz = bytes.starts_with(&[0xfd, b'7', b'z', b'X', b'Z']);
-    if is_xz || bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
-        return Ok((isf::read(&bytes).with_context(named)?, None));
+    Ok(file)
+}
+
+/// A profile from a kernel's own file or an ISF file, told apart by their first bytes.
+fn load(path: &Path, elsewhere: Elsewhere) -> Result<(Profile, Option<i64>)> {
+    let named = || path.display().to_string();
+    let mut file = open(path)?;
+    let mut start = Vec::new();
+    Read::take(&mut file, 4096).read_to_end(&mut start).with_context(named)?;
+    let is_xz = start.starts_with(&[0xfd, b'7', b'z', b'X', b'Z']);
+    if is_xz || start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
+        if elsewhere.symbols.is_some() || elsewhere.types.is_some() {
+            bail!(
+                "{}: Volatility 3 symbols have symbols and types; nothing can be added to them",
+                path.display()
+            );
+        }
+        Read::take(&mut file, isf::MAX_FILE_BYTES).read_to_end(&mut start).with_context(named)?;
+        return Ok((isf::read(&start).with_context(named)?, None));
     }
-    let kernel = kernel_file::load(&bytes).with_context(named)?;
+    if system_map::is_like(&start) {
+        bail!(
+            "{}: a System.map has no types: import the kernel's vmlinuz with --system-map {}",
+            path.display(),
+            path.display()
+        );
+    }
+    let kernel = kernel_file::load(file, elsewhere).with_context(named)?;
     Ok((kernel.profile, kernel.build_id_offset))
+}
+
+fn read_system_map(path: &Path) -> Result<Symbols> {
+    let named = || path.display().to_string();
+    let mut text = Vec::new();
+    let limit = system_map::MAX_FILE_BYTES.saturating_add(1);
+    open(path)?.take(limit).read_to_end(&mut text).with_context(named)?;
+    system_map::parse(&text).with_context(named)
+}
+
+fn read_types(path: &Path) -> Result<TypesFile> {
+    kernel_file::types_of(open(path)?).with_context(|| path.display().to_string())
 }
 
 /// Writes the profile of a guest, or of a file, as ISF.
@@ -186,7 +222,7 @@ fn show(
 fn find(wanted: &str, look: &LookArgs) -> Result<(Profile, ProfileRow)> {
     let path = Path::new(wanted);
     if path.is_file() {
-        let (profile, offset) = load(path)?;
+        let (profile, offset) = load(path, Elsewhere::default())?;
         let row = ProfileRow::from(&Header::trusted(&profile, offset));
         return Ok((profile, row));
     }

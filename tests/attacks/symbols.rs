@@ -6,7 +6,7 @@ use lynceus_introspect::{Gpa, GpaRange, GuestMemory, Gva};
 use lynceus_lab::{KernelVersion, kernels};
 use lynceus_profiles::compare::Disagreement;
 use lynceus_profiles::kallsyms::LINK_TEXT;
-use lynceus_profiles::kernel_file;
+use lynceus_profiles::kernel_file::{self, Elsewhere};
 use lynceus_profiles::store::{Header, ProfileStore};
 use tempfile::TempDir;
 
@@ -33,7 +33,8 @@ fn trusted() -> (TempDir, ProfileStore) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = ProfileStore::open(folder.path().join("profiles")).expect("a store");
     let file = kernels::fetch(KernelVersion::V6_1).expect("the lab's kernel").vmlinuz;
-    let kernel = kernel_file::load(&std::fs::read(file).expect("its file")).expect("its profile");
+    let file = std::fs::File::open(file).expect("its file");
+    let kernel = kernel_file::load(file, Elsewhere::default()).expect("its profile");
     store
         .save(&Header::trusted(&kernel.profile, kernel.build_id_offset), &kernel.profile)
         .expect("room for it");
