@@ -36,9 +36,13 @@ fuzz_target!(|data: &[u8]| {
             for len in [1, 4096, 9000] {
                 let mut buf = vec![0; len];
                 let read = dump.read(Gpa(at), &mut buf);
-                assert!(read.is_err() || range.contains(Gpa(at), len as u64), "{at:#x}: {len} bytes outside RAM");
+                assert!(
+                    read.is_err() || range.contains(Gpa(at), len as u64),
+                    "{at:#x}: {len} bytes outside RAM"
+                );
             }
         }
     }
-    let _ = dump.with_raw_layout(RawLayout::HoleRemoved { below_bytes: 0x3000 }).read(Gpa(1 << 32), &mut [0; 64]);
+    let _ =
+        dump.with_raw_layout(RawLayout::HoleRemoved { below_bytes: 0x3000 }).read(Gpa(1 << 32), &mut [0; 64]);
 });

@@ -30,7 +30,15 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
         println!("fuzz {target} for {} s", args.seconds);
         let limit = format!("-max_total_time={}", args.seconds);
         // cargo-fuzz needs -Z sanitizer; the stable compiler takes it when told to bootstrap.
-        run(cargo(&["fuzz", "run", target, "--", &limit, "-rss_limit_mb=2048"]).env("RUSTC_BOOTSTRAP", "1"))?;
+        // What is found is kept in the first folder; the seeds, and the finds of earlier runs, are in the second.
+        let (corpus, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
+        std::fs::create_dir_all(root().join(&corpus)).with_context(|| corpus.clone())?;
+        let mut fuzz = cargo(&["fuzz", "run", target, &corpus]);
+        if root().join(&seeds).is_dir() {
+            fuzz.arg(&seeds);
+        }
+        let limits = ["--", &limit, "-rss_limit_mb=2048", "-timeout=20"];
+        run(fuzz.args(limits).env("RUSTC_BOOTSTRAP", "1"))?;
     }
     Ok(())
 }

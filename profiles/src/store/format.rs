@@ -24,6 +24,8 @@ pub(super) const PREFIX_BYTES: usize = 28;
 pub(super) const MAX_HEADER_BYTES: usize = 16 << 10;
 /// Largest body: ten times that of the biggest distribution kernel.
 const MAX_BODY_BYTES: usize = 128 << 20;
+/// A fuzzer would never get past a checksum.
+const CHECKSUMS_OFF: bool = cfg!(fuzzing);
 /// Most source ranges of one profile.
 const MAX_RANGES: usize = 64;
 
@@ -102,7 +104,7 @@ pub(super) fn decode_header(file: &[u8]) -> Result<Header, StoreError> {
     let mut input = Input(file);
     input.take(PREFIX_BYTES)?;
     let bytes = input.take(prefix.header_bytes)?;
-    if crc32fast::hash(bytes) != prefix.header_crc {
+    if !CHECKSUMS_OFF && crc32fast::hash(bytes) != prefix.header_crc {
         return Err(StoreError::Damaged("the header's checksum is wrong"));
     }
     let mut input = Input(bytes);
@@ -135,7 +137,7 @@ pub(super) fn decode(file: &[u8]) -> Result<(Header, Profile), StoreError> {
     input.take(PREFIX_BYTES)?;
     input.take(prefix.header_bytes)?;
     let body = input.take(prefix.body_bytes)?;
-    if crc32fast::hash(body) != prefix.body_crc {
+    if !CHECKSUMS_OFF && crc32fast::hash(body) != prefix.body_crc {
         return Err(StoreError::Damaged("the body's checksum is wrong"));
     }
     let mut input = Input(body);
