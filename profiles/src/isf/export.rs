@@ -1,5 +1,6 @@
 //! Writing a profile as ISF.
 
+use crate::kallsyms::KERNEL_MAP;
 use crate::types::Record;
 use crate::{Profile, Type, TypeId, Types};
 use base64::Engine;
@@ -79,7 +80,7 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     object(out, "user_types", types.map(|(name, record)| (name.as_str(), records.user_type(record))))?;
     // Other enumerations are known by their values alone; members that hold one are integers of its size.
     object(out, "enums", ENUMS.iter().map(|(name, prefix, names)| (*name, enumeration(prefix, names))))?;
-    object(out, "symbols", symbols(profile))?;
+    object(out, "symbols", symbols(profile).chain(phys_startup(profile)))?;
     writeln!(out, "}}")
 }
 
@@ -134,6 +135,14 @@ fn symbols(profile: &Profile) -> impl Iterator<Item = (&str, Value)> {
         let repeated = std::mem::replace(&mut last, name) == name;
         (!repeated && !name.is_empty()).then(|| (name, symbol(profile, name, entry.address, entry.kind)))
     })
+}
+
+/// Where the kernel is linked to start in physical memory. The linker script has it (arch/x86/kernel/vmlinux.lds.S, 5.10 to 7.2)
+/// and kallsyms does not; LibVMI reads no dump without it.
+fn phys_startup(profile: &Profile) -> Option<(&'static str, Value)> {
+    const NAME: &str = "phys_startup_64";
+    let start = profile.symbols.address("startup_64")?.checked_sub(KERNEL_MAP)?;
+    profile.symbols.address(NAME).is_none().then(|| (NAME, json!({ "address": start })))
 }
 
 fn symbol(profile: &Profile, name: &str, address: u64, kind: u8) -> Value {

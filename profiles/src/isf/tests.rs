@@ -56,6 +56,21 @@ fn what_is_written_reads_back() {
 }
 
 #[test]
+fn the_physical_start_that_libvmi_wants_is_written_once() {
+    let mut profile = profile();
+    let mut symbols = SymbolsBuilder::default();
+    symbols.push("startup_64", 0xffff_ffff_8100_0000, b'T');
+    symbols.push("linux_banner", 0xffff_ffff_8100_1000, b'R');
+    profile.symbols = symbols.build();
+    for _ in 0..2 {
+        let text = String::from_utf8(text(&profile)).unwrap();
+        assert_eq!(text.matches("\"phys_startup_64\"").count(), 1);
+        profile = read(text.as_bytes()).unwrap();
+        assert_eq!(profile.symbol("phys_startup_64").unwrap(), 0x100_0000);
+    }
+}
+
+#[test]
 fn a_packed_file_reads_as_well() {
     let mut packed = Vec::new();
     let mut writer = lzma_rust2::XzWriter::new(&mut packed, lzma_rust2::XzOptions::with_preset(1)).unwrap();
