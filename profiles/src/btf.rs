@@ -66,20 +66,10 @@ pub fn parse(blob: &[u8]) -> Result<Types, BtfError> {
     while parser.at < types.len() {
         parser.one()?;
     }
-    let last = parser.id;
-    let out = parser.out.build();
-    let dangling = |ty: &Type| matches!(ty, Type::Alias(to) | Type::Pointer { target: to } | Type::Array { element: to, .. } if to.0 > last);
-    if let Some(id) = out.types.iter().position(dangling) {
-        return Err(BtfError::BadType {
-            id: id as u32,
-            offset: 0,
-            why: "refers to a type that does not exist",
-        });
+    if let Some(id) = parser.out.dangling() {
+        return Err(BtfError::BadType { id: id.0, offset: 0, why: "is referred to and does not exist" });
     }
-    if let Some(member) = out.members.iter().find(|member| member.ty.0 > last) {
-        return Err(BtfError::BadType { id: member.ty.0, offset: 0, why: "a member's type does not exist" });
-    }
-    Ok(out)
+    Ok(parser.out.build())
 }
 
 fn parse_header(bytes: &[u8]) -> Result<Header, BtfError> {

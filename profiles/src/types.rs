@@ -87,6 +87,27 @@ pub enum Type {
     Opaque,
 }
 
+impl Type {
+    /// What a pointer, array or typedef is of.
+    fn inner(&self) -> Option<TypeId> {
+        match self {
+            Type::Pointer { target: inner } | Type::Array { element: inner, .. } | Type::Alias(inner) => {
+                Some(*inner)
+            }
+            _ => None,
+        }
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut TypeId> {
+        match self {
+            Type::Pointer { target: inner } | Type::Array { element: inner, .. } | Type::Alias(inner) => {
+                Some(inner)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A member, as sources describe it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Member {
@@ -369,8 +390,57 @@ impl TypesBuilder {
         self.types.enumerators.push((name, value));
     }
 
+    /// Whether a type or member refers to a type that was not added.
+    pub(crate) fn dangling(&self) -> Option<TypeId> {
+        let there = |id: &TypeId| (id.0 as usize) < self.types.types.len();
+        let members = self.types.members.iter().map(|member| member.ty);
+        self.types.types.iter().filter_map(Type::inner).chain(members).find(|id| !there(id))
+    }
+
+    /// Keeps of the types only those that a member is made of: most are functions, which no member holds.
+    fn compact(&mut self) {
+        const UNSEEN: u32 = u32::MAX;
+        let old = std::mem::take(&mut self.types.types);
+        let mut numbers = vec![UNSEEN; old.len()];
+        let mut kept = vec![Type::Opaque];
+        for member in &mut self.types.members {
+            let (mut from, to) = (member.ty, TypeId(kept.len() as u32));
+            member.ty = to;
+            // Along the chain of pointers and arrays, up to what is known already.
+            loop {
+                let Some((ty, number)) = old.get(from.0 as usize).zip(numbers.get_mut(from.0 as usize))
+                else {
+                    break kept.push(Type::Opaque);
+                };
+                if *number != UNSEEN {
+                    let known = TypeId(*number);
+                    // The last link, or the member itself, leads there.
+                    match kept.get_mut(to.0 as usize..).and_then(<[Type]>::last_mut).and_then(Type::inner_mut)
+                    {
+                        Some(inner) => *inner = known,
+                        None => member.ty = known,
+                    }
+                    break;
+                }
+                if *ty == Type::Opaque {
+                    *number = 0;
+                    continue;
+                }
+                *number = kept.len() as u32;
+                kept.push(*ty);
+                let Some(next) = ty.inner() else { break };
+                if let Some(inner) = kept.last_mut().and_then(Type::inner_mut) {
+                    *inner = TypeId(number.saturating_add(1));
+                }
+                from = next;
+            }
+        }
+        self.types.types = kept;
+    }
+
     /// Sorts and freezes the table.
-    pub fn build(self) -> Types {
+    pub fn build(mut self) -> Types {
+        self.compact();
         let mut types = self.types;
         let mut by_name: Vec<u32> = (0..types.records.len() as u32).collect();
         let record = |index: &u32| types.records.get(*index as usize).copied();

@@ -14,6 +14,7 @@ use super::{Header, Origin, SourceDigest, SourceRange, StoreError};
 use crate::symbols::Entry;
 use crate::types::{Member, Record, Span};
 use crate::{BuildId, Identity, Profile, Symbols, Type, TypeId, Types};
+use std::io::Read;
 
 const MAGIC: &[u8; 8] = b"LYNCPROF";
 /// Changes with every change of the layout; older files are ignored and made anew.
@@ -26,6 +27,9 @@ pub(super) const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_BODY_BYTES: usize = 128 << 20;
 /// A fuzzer would never get past a checksum.
 const CHECKSUMS_OFF: bool = cfg!(fuzzing);
+/// Bytes of a table read at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+const CUT_SHORT: StoreError = StoreError::Damaged("cut short");
 /// Most source ranges of one profile.
 const MAX_RANGES: usize = 64;
 
@@ -129,33 +133,89 @@ pub(super) fn decode_header(file: &[u8]) -> Result<Header, StoreError> {
     Ok(Header { origin, identity, banner_offset, build_id_offset, digest, ranges })
 }
 
-/// Decodes a whole file.
-pub(super) fn decode(file: &[u8]) -> Result<(Header, Profile), StoreError> {
-    let header = decode_header(file)?;
-    let prefix = Prefix::parse(file)?;
-    let mut input = Input(file);
-    input.take(PREFIX_BYTES)?;
-    input.take(prefix.header_bytes)?;
-    let body = input.take(prefix.body_bytes)?;
-    if !CHECKSUMS_OFF && crc32fast::hash(body) != prefix.body_crc {
-        return Err(StoreError::Damaged("the body's checksum is wrong"));
-    }
-    let mut input = Input(body);
+/// Decodes a whole file, piece by piece: with all of it in memory beside what it becomes, most of the time of a load would be
+/// the kernel's, making room.
+pub(super) fn decode(file: &mut dyn Read) -> Result<(Header, Profile), StoreError> {
+    let mut start = vec![0; PREFIX_BYTES];
+    read_exact(file, &mut start)?;
+    let prefix = Prefix::parse(&start)?;
+    start.resize(PREFIX_BYTES.saturating_add(prefix.header_bytes), 0);
+    read_exact(file, start.get_mut(PREFIX_BYTES..).unwrap_or_default())?;
+    let header = decode_header(&start)?;
+    let mut body = Body { file, left: prefix.body_bytes, crc: crc32fast::Hasher::new(), chunk: Vec::new() };
     let symbols = Symbols {
-        names: input.text()?,
-        entries: input.table(entry)?,
-        by_name: input.table(u32::from_le_bytes)?,
+        names: body.text()?,
+        entries: body.table(entry)?,
+        by_name: body.table(u32::from_le_bytes)?,
     };
     let types = Types {
-        names: input.text()?,
-        types: input.table(ty)?,
-        records: input.table(record)?,
-        members: input.table(member)?,
-        by_name: input.table(u32::from_le_bytes)?,
-        enumerators: input.table(enumerator)?,
+        names: body.text()?,
+        types: body.table(ty)?,
+        records: body.table(record)?,
+        members: body.table(member)?,
+        by_name: body.table(u32::from_le_bytes)?,
+        enumerators: body.table(enumerator)?,
     };
+    if body.left > 0 || (!CHECKSUMS_OFF && body.crc.finalize() != prefix.body_crc) {
+        return Err(StoreError::Damaged("the body's checksum is wrong"));
+    }
     let profile = Profile { identity: header.identity.clone(), symbols, types };
     Ok((header, profile))
+}
+
+fn read_exact(file: &mut dyn Read, buf: &mut [u8]) -> Result<(), StoreError> {
+    file.read_exact(buf).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => CUT_SHORT,
+        _ => StoreError::Read(error),
+    })
+}
+
+/// The body as it is read.
+struct Body<'f> {
+    file: &'f mut dyn Read,
+    left: usize,
+    crc: crc32fast::Hasher,
+    chunk: Vec<u8>,
+}
+
+impl Body<'_> {
+    fn fill(&mut self, buf: &mut [u8]) -> Result<(), StoreError> {
+        self.left = self.left.checked_sub(buf.len()).ok_or(CUT_SHORT)?;
+        read_exact(self.file, buf)?;
+        self.crc.update(buf);
+        Ok(())
+    }
+
+    /// How many bytes the next part has: no more than are left.
+    fn len(&mut self, unit: usize) -> Result<usize, StoreError> {
+        let mut count = [0; 4];
+        self.fill(&mut count)?;
+        let len = (u32::from_le_bytes(count) as usize).checked_mul(unit);
+        len.filter(|len| *len <= self.left).ok_or(CUT_SHORT)
+    }
+
+    fn text(&mut self) -> Result<String, StoreError> {
+        let mut bytes = vec![0; self.len(1)?];
+        self.fill(&mut bytes)?;
+        String::from_utf8(bytes).map_err(|_| StoreError::Damaged("not text"))
+    }
+
+    fn table<T, const N: usize>(&mut self, get: impl Fn([u8; N]) -> T) -> Result<Vec<T>, StoreError> {
+        let len = self.len(N)?;
+        let mut items = Vec::with_capacity(len / N);
+        let mut chunk = std::mem::take(&mut self.chunk);
+        chunk.resize(CHUNK_BYTES / N * N, 0);
+        let mut done = 0usize;
+        while done < len {
+            let take = len.saturating_sub(done).min(chunk.len());
+            let part = chunk.get_mut(..take).unwrap_or_default();
+            self.fill(part)?;
+            items.extend(part.as_chunks::<N>().0.iter().map(|chunk| get(*chunk)));
+            done = done.saturating_add(take);
+        }
+        self.chunk = chunk;
+        Ok(items)
+    }
 }
 
 fn encode_body(profile: &Profile) -> Vec<u8> {
@@ -281,12 +341,12 @@ struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], StoreError> {
-        let (part, rest) = self.0.split_at_checked(len).ok_or(StoreError::Damaged("cut short"))?;
+        let (part, rest) = self.0.split_at_checked(len).ok_or(CUT_SHORT)?;
         self.0 = rest;
         Ok(part)
     }
     fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
-        self.take(N)?.try_into().map_err(|_| StoreError::Damaged("cut short"))
+        self.take(N)?.try_into().map_err(|_| CUT_SHORT)
     }
     fn u8(&mut self) -> Result<u8, StoreError> {
         self.array().map(u8::from_le_bytes)
@@ -302,10 +362,5 @@ impl<'a> Input<'a> {
         let len = self.u32()? as usize;
         let text = std::str::from_utf8(self.take(len)?).map_err(|_| StoreError::Damaged("not text"))?;
         Ok(text.to_owned())
-    }
-    fn table<T, const N: usize>(&mut self, get: impl Fn([u8; N]) -> T) -> Result<Vec<T>, StoreError> {
-        let len = (self.u32()? as usize).checked_mul(N).ok_or(StoreError::Damaged("cut short"))?;
-        let (chunks, _) = self.take(len)?.as_chunks::<N>();
-        Ok(chunks.iter().map(|chunk| get(*chunk)).collect())
     }
 }

@@ -109,6 +109,9 @@ pub enum StoreError {
         /// What went wrong.
         source: io::Error,
     },
+    /// Reading failed, of a file without a name.
+    #[error("the stored profile cannot be read: {0}")]
+    Read(io::Error),
     /// Others may write to the directory, so nothing in it can be trusted.
     #[error(
         "{0} belongs to or can be written by someone else: chown it and `chmod go-w`, or choose another directory"
@@ -193,9 +196,11 @@ impl ProfileStore {
     pub fn load(&self, header: &Header) -> Result<Profile, StoreError> {
         let path = self.path(header)?;
         let failed = |source| StoreError::Io { path: path.clone(), source };
-        let file = File::open(&path).map_err(failed)?;
-        let bytes = read_limited(&file).map_err(failed)?;
-        let (found, profile) = format::decode(&bytes)?;
+        let mut file = File::open(&path).map_err(failed)?;
+        let (found, profile) = format::decode(&mut file).map_err(|error| match error {
+            StoreError::Read(source) => failed(source),
+            other => other,
+        })?;
         if found != *header {
             return Err(StoreError::Damaged("another profile under this name"));
         }
@@ -255,8 +260,8 @@ impl ProfileStore {
 }
 
 /// Decodes a stored profile from the bytes of its file.
-pub fn decode(file: &[u8]) -> Result<(Header, Profile), StoreError> {
-    format::decode(file)
+pub fn decode(mut file: &[u8]) -> Result<(Header, Profile), StoreError> {
+    format::decode(&mut file)
 }
 
 /// By build id; a profile that carries none (ISF) by a digest of its banner.
@@ -277,13 +282,6 @@ fn read_header(path: &Path) -> Result<Header, StoreError> {
     let more = need.saturating_sub(have) as u64;
     file.take(more).read_to_end(&mut bytes).map_err(failed)?;
     format::decode_header(&bytes)
-}
-
-fn read_limited(file: &File) -> io::Result<Vec<u8>> {
-    let len = file.metadata()?.len().min(256 << 20);
-    let mut bytes = Vec::with_capacity(len as usize);
-    file.take(len).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
