@@ -6,6 +6,7 @@ use lynceus_introspect::linux::{LinuxGuest, Task, View};
 use lynceus_introspect::memory::ReadError;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GpaRange, GuestMemory, Partial, SharedMemory, Stability, backend::map, find};
+use lynceus_profiles::store::ProfileStore;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,7 +60,7 @@ fn main() {
         "attach, no symbols",
         median(1, || drop(black_box(find::attach(memory.clone()).expect("it attaches")))),
     );
-    let guest = find::attach(memory.clone()).expect("it attaches").guest;
+    let guest = cached_attach(&memory, &line);
     line("tasks", guest.view().tasks().items.len() as f64);
     pids(&guest, &line);
     line("process list, all fields", median(20, || drop(black_box(guest.view().tasks()))));
@@ -69,6 +70,21 @@ fn main() {
     line("all sockets", median(5, || _ = black_box(sockets(&guest.view()))));
     line("task cross-view", median(3, || drop(black_box(guest.view().tasks_carved()))));
     gather(&memory, &line);
+    scattered(&memory, &line);
+}
+
+/// Attaches with a profile that an earlier attach left in the store.
+fn cached_attach(memory: &SharedMemory, line: &impl Fn(&str, f64)) -> LinuxGuest {
+    let folder = tempfile::tempdir().expect("a folder for the store");
+    let store = ProfileStore::open(folder.path().join("profiles")).expect("the store opens");
+    find::attach_with(memory.clone(), Some(&store)).expect("it attaches");
+    let attach = || {
+        let attached = find::attach_with(memory.clone(), Some(&store)).expect("it attaches");
+        assert_eq!(attached.source, find::Source::Cache);
+        attached.guest
+    };
+    line("attach, cached profile", median(1, || drop(black_box(attach()))));
+    attach()
 }
 
 fn pids(guest: &LinuxGuest, line: &impl Fn(&str, f64)) {
@@ -124,4 +140,35 @@ fn gather(memory: &SharedMemory, line: &impl Fn(&str, f64)) {
     });
     line("gather of all RAM", gathered);
     line("memcpy of as much", copied);
+}
+
+/// 65,536 pages in an order that no prefetcher likes, and words one after the other.
+fn scattered(memory: &SharedMemory, line: &impl Fn(&str, f64)) {
+    const PAGES: u64 = 65_536;
+    const WORDS: u64 = 1_000_000;
+    let mut page = vec![0; 4096];
+    let place = |n: u64| n * 7919 % PAGES * 4096;
+    let private = vec![1u8; (PAGES * 4096) as usize];
+    let copied = median(1, || {
+        for at in (0..PAGES).map(place) {
+            page.copy_from_slice(&private[at as usize..at as usize + 4096]);
+            black_box(&page);
+        }
+    });
+    let gathered = median(1, || {
+        for at in (0..PAGES).map(place) {
+            memory.read(lynceus_introspect::Gpa(at), &mut page).expect("it is RAM");
+            black_box(&page);
+        }
+    });
+    let words = median(1, || {
+        for at in (0..WORDS).map(|n| n * 8) {
+            let mut word = [0; 8];
+            memory.read(lynceus_introspect::Gpa(black_box(at)), &mut word).expect("it is RAM");
+            black_box(word);
+        }
+    });
+    line("a scattered page, gathered", gathered / PAGES as f64);
+    line("a scattered page, memcpy", copied / PAGES as f64);
+    line("a read of 8 bytes", words / WORDS as f64);
 }

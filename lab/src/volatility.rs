@@ -29,6 +29,11 @@ impl Volatility {
         Ok(Volatility { program: folder.join("venv/bin/vol") })
     }
 
+    /// Its `vol`.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Runs a plugin over an image with the symbol files in `symbols` (in its folder `linux`). The rows that it shows.
     pub fn run(&self, plugin: &str, image: &Path, symbols: &Path) -> Result<Vec<Value>> {
         let mut command = Command::new(&self.program);

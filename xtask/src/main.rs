@@ -1,5 +1,6 @@
 //! The project's own chores: `cargo xtask --help` lists them.
 
+mod bench;
 mod demo;
 mod fuzz;
 mod shell;
@@ -19,6 +20,8 @@ enum Chore {
         #[arg(last = true)]
         passed_on: Vec<String>,
     },
+    /// Measure beside the peers and write docs/benchmarks.md
+    Bench(bench::Args),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Args),
 }
@@ -27,6 +30,7 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Demo => demo::run_all(),
         Chore::Test { passed_on } => test::run_all(&passed_on),
+        Chore::Bench(args) => bench::run_all(&args),
         Chore::Fuzz(args) => fuzz::run_all(&args),
     }
 }

@@ -396,38 +396,4 @@ mod tests {
         map(&file).copy_out(3, &mut buf).unwrap();
         assert_eq!(buf, bytes[3..12]);
     }
-
-    /// `cargo test --release -p lynceus-introspect map_speed -- --ignored --nocapture`
-    #[test]
-    #[ignore = "a measurement"]
-    fn map_speed() {
-        let (file, bytes) = sample(256 << 20);
-        let map = map(&file);
-        let mut page = vec![0; 4096];
-        let time = |what: &str, work: &mut dyn FnMut()| {
-            work();
-            let start = std::time::Instant::now();
-            work();
-            println!("{what}: {:?}", start.elapsed());
-        };
-        let pages = || (0..bytes.len() / 4096).map(|i| (i * 7919) % (bytes.len() / 4096) * 4096);
-        time("gather 65,536 scattered pages, map", &mut || {
-            pages().for_each(|at| map.copy_out(at as u64, &mut page).unwrap());
-        });
-        let mut page = vec![0; 4096];
-        time("the same, memcpy", &mut || {
-            for at in pages() {
-                // SAFETY: a file of the test's own that nobody writes.
-                unsafe { std::ptr::copy_nonoverlapping(map.start.add(at), page.as_mut_ptr(), 4096) };
-                std::hint::black_box(&mut page);
-            }
-        });
-        time("1,000,000 reads of 8 bytes", &mut || {
-            for i in 0..1_000_000u64 {
-                let mut word = [0; 8];
-                map.copy_out(std::hint::black_box(i * 8), &mut word).unwrap();
-                std::hint::black_box(word);
-            }
-        });
-    }
 }
