@@ -12,6 +12,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Does what the command line says.
 pub(super) fn run(output: Output, command: ProfileCommand) -> Result<Outcome> {
@@ -236,7 +237,7 @@ fn find(wanted: &str, look: &LookArgs) -> Result<(Profile, ProfileRow)> {
     match found.as_slice() {
         [] => bail!("no profile {wanted} (`lynceus profile list` shows those there are)"),
         // Trusted ones come first; several learned ones of a build differ in bytes that no view needs.
-        [header, ..] => Ok((store.load(header)?, ProfileRow::from(*header))),
+        [header, ..] => Ok((Arc::unwrap_or_clone(store.load(header)?), ProfileRow::from(*header))),
     }
 }
 

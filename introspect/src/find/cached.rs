@@ -16,6 +16,7 @@ use super::{Candidate, Evidence};
 use crate::{Gpa, GpaRange, GuestMemory};
 use lynceus_profiles::Profile;
 use lynceus_profiles::store::{Header, Origin, ProfileStore, SourceHasher, SourceRange};
+use std::sync::Arc;
 
 /// Kernels are loaded on such boundaries (`CONFIG_PHYSICAL_ALIGN`).
 const LOAD_ALIGN: u64 = 2 << 20;
@@ -49,7 +50,7 @@ pub(super) fn find(memory: &dyn GuestMemory, store: &ProfileStore, origin: Origi
 }
 
 /// A kernel with a profile from elsewhere, if everything holds that holds for a kernel found in memory.
-pub(super) fn examine(memory: &dyn GuestMemory, profile: Profile, text: Gpa) -> Result<Found, Evidence> {
+pub(super) fn examine(memory: &dyn GuestMemory, profile: Arc<Profile>, text: Gpa) -> Result<Found, Evidence> {
     let image = Image { memory, symbols: &profile.symbols, text };
     let mut evidence = image.evidence(None);
     let banner = image.banner();

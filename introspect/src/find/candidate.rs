@@ -123,15 +123,15 @@ pub(super) fn examine(memory: &dyn GuestMemory, table: Table) -> Result<Found, C
     };
     let (sources, digest) = digest(text, table.constant.into_iter().chain([btf]));
     let profile = Profile { identity, symbols: table.symbols.symbols, types };
-    let kernel = kernel(profile, text, text_at, root);
+    let kernel = kernel(Arc::new(profile), text, text_at, root);
     check_live(memory, &kernel, &mut candidate.evidence);
     Ok(Found { candidate, kernel, sources, digest: Some(digest) })
 }
 
 /// Puts together what was found.
-pub(super) fn kernel(profile: Profile, text: Gpa, text_at: Gva, root: Root) -> Kernel {
+pub(super) fn kernel(profile: Arc<Profile>, text: Gpa, text_at: Gva, root: Root) -> Kernel {
     let layouts = Layouts::resolve(&profile);
-    Kernel { slide: text_at.0.wrapping_sub(LINK_TEXT), profile: Arc::new(profile), text, root, layouts }
+    Kernel { slide: text_at.0.wrapping_sub(LINK_TEXT), profile, text, root, layouts }
 }
 
 /// The BTF blob between the symbols that name its ends.

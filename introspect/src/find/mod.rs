@@ -112,42 +112,72 @@ pub fn attach(memory: SharedMemory) -> Result<Attached, AttachError> {
 /// What is learned is stored. A trusted profile of the same build wins over what the memory says of itself, and where the two
 /// disagree is reported.
 pub fn attach_with(memory: SharedMemory, store: Option<&ProfileStore>) -> Result<Attached, AttachError> {
+    match attach_cached(&memory, store) {
+        Some(found) => Ok(found),
+        None => attach_uncached(memory, store),
+    }
+}
+
+/// With a profile that an earlier attach left, and only where nothing speaks against the kernel that it finds.
+fn attach_cached(memory: &SharedMemory, store: Option<&ProfileStore>) -> Option<Attached> {
     let started = Instant::now();
-    let cached = store.and_then(|store| cached::find(&*memory, store, Origin::Learned));
-    let (found, mut attached) = match cached {
-        Some(found) => (found, Outcome { source: Source::Cache, ..Outcome::default() }),
-        None => match long_way(&*memory, started) {
-            Ok((found, mut outcome)) => {
-                let sound = found.candidate.evidence.failed.is_empty();
-                let store = store.filter(|_| sound);
-                outcome.store_error = store.and_then(|store| learn(&*memory, store, &found).err());
-                (found, outcome)
-            }
-            // A guest that spoiled its own tables is still the build that the admin knows.
-            Err(error) => match store.and_then(|store| cached::find(&*memory, store, Origin::Trusted)) {
-                Some(found) => (found, Outcome { source: Source::Trusted, ..Outcome::default() }),
-                None => return Err(error),
-            },
+    let found = cached::find(&**memory, store?, Origin::Learned)?;
+    let outcome = Outcome { source: Source::Cache, ..Outcome::default() };
+    Some(finish(memory.clone(), store, found, outcome, started))
+}
+
+/// From nothing but memory.
+fn attach_uncached(memory: SharedMemory, store: Option<&ProfileStore>) -> Result<Attached, AttachError> {
+    let started = Instant::now();
+    let (found, outcome) = match long_way(&*memory, started) {
+        Ok((found, mut outcome)) => {
+            let sound = found.candidate.evidence.failed.is_empty();
+            let store = store.filter(|_| sound);
+            outcome.store_error = store.and_then(|store| learn(&*memory, store, &found).err());
+            (found, outcome)
+        }
+        // A guest that spoiled its own tables is still the build that the admin knows.
+        Err(error) => match store.and_then(|store| cached::find(&*memory, store, Origin::Trusted)) {
+            Some(found) => (found, Outcome { source: Source::Trusted, ..Outcome::default() }),
+            None => return Err(error),
         },
     };
+    Ok(finish(memory, store, found, outcome, started))
+}
+
+fn finish(
+    memory: SharedMemory,
+    store: Option<&ProfileStore>,
+    found: Found,
+    mut outcome: Outcome,
+    started: Instant,
+) -> Attached {
     let found = match store {
-        Some(store) if attached.source != Source::Trusted => {
-            prefer_trusted(&*memory, store, found, &mut attached)
+        Some(store) if outcome.source != Source::Trusted => {
+            prefer_trusted(&*memory, store, found, &mut outcome)
         }
         _ => found,
     };
-    attached.timings.total = started.elapsed();
-    Ok(attached.with(memory, found))
+    outcome.timings.total = started.elapsed();
+    outcome.with(memory, found)
 }
 
 /// The same, where it is not known how memory is laid out: the layout in which every check holds, else the one in which most do.
+/// No layout is searched before all have been tried with the profiles that are known.
 pub fn attach_any(
     layouts: impl IntoIterator<Item = SharedMemory>,
     store: Option<&ProfileStore>,
 ) -> Result<Attached, AttachError> {
-    let (mut best, mut last) = (None::<Attached>, None);
+    let mut unknown = Vec::new();
     for memory in layouts {
-        match attach_with(memory, store) {
+        match attach_cached(&memory, store) {
+            Some(found) => return Ok(found),
+            None => unknown.push(memory),
+        }
+    }
+    let (mut best, mut last) = (None::<Attached>, None);
+    for memory in unknown {
+        match attach_uncached(memory, store) {
             Ok(found) if found.evidence.failed.is_empty() => return Ok(found),
             Ok(found) => {
                 let passed = |attached: &Attached| attached.evidence.passed.len();

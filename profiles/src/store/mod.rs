@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// Most learned profiles kept; the one used longest ago goes first.
@@ -134,10 +135,14 @@ pub enum StoreError {
     NoSources,
 }
 
+type Loaded = (Header, Arc<Profile>);
+
 /// A directory of profiles.
 #[derive(Clone, Debug)]
 pub struct ProfileStore {
     directory: PathBuf,
+    /// The profile loaded last: an attach that has to try several layouts of memory asks for the same one again.
+    last: Arc<Mutex<Option<Loaded>>>,
 }
 
 impl ProfileStore {
@@ -168,7 +173,7 @@ impl ProfileStore {
         if meta.mode() & 0o022 != 0 || (meta.uid() != me && meta.uid() != 0) {
             return Err(StoreError::Insecure(directory));
         }
-        Ok(ProfileStore { directory })
+        Ok(ProfileStore { directory, last: Arc::default() })
     }
 
     /// The directory.
@@ -193,7 +198,11 @@ impl ProfileStore {
     }
 
     /// Loads the profile that a header belongs to.
-    pub fn load(&self, header: &Header) -> Result<Profile, StoreError> {
+    pub fn load(&self, header: &Header) -> Result<Arc<Profile>, StoreError> {
+        let mut last = self.last();
+        if let Some((_, profile)) = last.as_ref().filter(|(loaded, _)| loaded == header) {
+            return Ok(profile.clone());
+        }
         let path = self.path(header)?;
         let failed = |source| StoreError::Io { path: path.clone(), source };
         let mut file = File::open(&path).map_err(failed)?;
@@ -206,11 +215,14 @@ impl ProfileStore {
         }
         // The time of last use decides which learned profile goes first. A read-only store works as well.
         let _ = file.set_modified(SystemTime::now());
+        let profile = Arc::new(profile);
+        *last = Some((found, profile.clone()));
         Ok(profile)
     }
 
     /// Stores a profile under its header. `header.identity` must be the profile's.
     pub fn save(&self, header: &Header, profile: &Profile) -> Result<(), StoreError> {
+        *self.last() = None;
         let path = self.path(header)?;
         let bytes = format::encode(header, profile)?;
         let failed = |source| StoreError::Io { path: path.clone(), source };
@@ -223,8 +235,13 @@ impl ProfileStore {
 
     /// Deletes a profile.
     pub fn remove(&self, header: &Header) -> Result<(), StoreError> {
+        *self.last() = None;
         let path = self.path(header)?;
         fs::remove_file(&path).map_err(|source| StoreError::Io { path, source })
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Loaded>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, header: &Header) -> Result<PathBuf, StoreError> {
