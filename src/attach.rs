@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::target::Target;
+use lynceus_introspect::target::{OpenOptions, Target};
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::Finding;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(crate) struct Guest {
 impl Guest {
     /// Finds the target, and its kernel. What cannot be stored for the next time is said on standard error.
     pub(crate) fn attach(name: &str, look: &LookArgs) -> Result<Guest> {
-        let target = Target::open(name)?;
+        let target = open(name, look.allow_unrestricted)?;
         let store = store(look);
         target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
         let found = find::attach_target(&target, store.as_ref());
@@ -50,6 +50,19 @@ impl Guest {
     pub(crate) fn disagreements(&self) -> Vec<Finding> {
         lynceus_scanners::profile_disagreements(&self.attached.disagreements)
     }
+}
+
+/// Opens a target, and says what its admin should know of it.
+pub(crate) fn open(name: &str, allow_unrestricted: bool) -> Result<Target> {
+    let target = Target::open_with(name, OpenOptions { allow_unrestricted })?;
+    if let Target::Xen(domain) = &target
+        && !domain.is_restricted()
+    {
+        eprintln!(
+            "lynceus: {name}: the handle that reads it could read other domains too: this kernel cannot restrict it"
+        );
+    }
+    Ok(target)
 }
 
 /// The profile store; without one every attach goes the long way, which is worth a word but no failure.

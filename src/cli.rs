@@ -80,7 +80,7 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct TargetArgs {
-    /// A running VM's name or uuid, pid:N, or a dump file's path
+    /// A running VM's name or uuid, pid:N, xen:DOMID, or a dump file's path
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) look: LookArgs,
@@ -88,7 +88,7 @@ pub(crate) struct TargetArgs {
 
 #[derive(Args)]
 pub(crate) struct ProcessArgs {
-    /// A running VM's name or uuid, pid:N, or a dump file's path
+    /// A running VM's name or uuid, pid:N, xen:DOMID, or a dump file's path
     pub(crate) target: String,
     /// Only this process
     #[arg(short, long)]
@@ -112,11 +112,14 @@ pub(crate) struct LookArgs {
     /// Pause a guest that keeps moving for at most this long; 0 never pauses
     #[arg(long, value_name = "MS", default_value_t = 20, help_heading = "Looking")]
     pub(crate) pause_ms: u64,
+    /// Read a Xen domain even where this kernel cannot restrict the handle to that one domain
+    #[arg(long, help_heading = "Looking")]
+    pub(crate) allow_unrestricted: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct DumpArgs {
-    /// A running VM's name or uuid, pid:N, or a dump file's path
+    /// A running VM's name or uuid, pid:N, xen:DOMID, or a dump file's path
     pub(crate) target: String,
     /// The file to write
     pub(crate) out: PathBuf,
@@ -129,6 +132,9 @@ pub(crate) struct DumpArgs {
     /// Keep the guest paused while writing, for a dump of one instant
     #[arg(long)]
     pub(crate) pause: bool,
+    /// Read a Xen domain even where this kernel cannot restrict the handle to that one domain
+    #[arg(long)]
+    pub(crate) allow_unrestricted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -161,7 +167,7 @@ pub(crate) enum ProfileCommand {
     },
     /// Build a profile from a guest and write it as Volatility 3 symbols (ISF)
     Build {
-        /// A running VM's name or uuid, pid:N, or a dump file's path
+        /// A running VM's name or uuid, pid:N, xen:DOMID, or a dump file's path
         target: String,
         /// The file to write (.json)
         out: PathBuf,

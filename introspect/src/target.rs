@@ -1,11 +1,12 @@
 //! What to look at, as a person names it: a running VM or a dump of one.
 //!
-//! *Does*: turns a VM's name, its UUID, `pid:N` or a file's path into memory to read.
+//! *Does*: turns a VM's name, its UUID, `pid:N`, `xen:NAME`, `xen:DOMID` or a file's path into memory to read.
 //! *Trusts*: the host kernel. Names are anyone's to give, so one that fits two VMs opens neither.
 //! *Never*: guesses what was meant.
 
 use crate::backend::dump::{Dump, DumpError, RawLayout};
 use crate::backend::qemu::{self, Qemu, QemuError, Vm};
+use crate::backend::xen::{self, Domain, DomainKind, Xen, XenError};
 use crate::{GuestMemory, Pause, SharedMemory};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,10 @@ use std::sync::Arc;
 /// Something to look at.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// A running VM.
+    /// A running VM of QEMU's.
     Vm(Arc<Qemu>),
+    /// A domain of Xen's.
+    Xen(Arc<Xen>),
     /// A file that holds a VM's RAM as it was.
     Dump {
         /// The file.
@@ -23,6 +26,13 @@ pub enum Target {
         /// Its content.
         dump: Arc<Dump>,
     },
+}
+
+/// How carefully a target is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct OpenOptions {
+    /// Read a Xen domain through a handle that could read others as well, where the kernel cannot restrict it.
+    pub allow_unrestricted: bool,
 }
 
 /// Why a target could not be opened.
@@ -33,16 +43,16 @@ pub enum TargetError {
     Unknown {
         /// What was asked for.
         name: String,
-        /// The VMs that there are.
-        there: Vec<Vm>,
+        /// The VMs that there are, a line each.
+        there: Vec<String>,
     },
     /// Several VMs have that name.
-    #[error("{name:?} is more than one VM, say pid:N; {}", listing("there are", .candidates))]
+    #[error("{name:?} is more than one VM, say pid:N or xen:DOMID; {}", listing("there are", .candidates))]
     Ambiguous {
         /// What was asked for.
         name: String,
-        /// The VMs that have it.
-        candidates: Vec<Vm>,
+        /// The VMs that have it, a line each.
+        candidates: Vec<String>,
     },
     /// The VM cannot be looked into.
     #[error("{name}: {why}")]
@@ -52,33 +62,87 @@ pub enum TargetError {
         /// Why not.
         why: QemuError,
     },
+    /// The domain cannot be looked into.
+    #[error("{name}: {why}")]
+    Xen {
+        /// What was asked for.
+        name: String,
+        /// Why not.
+        why: XenError,
+    },
+    /// Xen cannot be asked which domains there are.
+    #[error("the domains of Xen cannot be listed: {0}")]
+    Domains(std::io::Error),
     /// The file cannot be read as a dump.
     #[error(transparent)]
     Dump(#[from] DumpError),
 }
 
-fn listing(intro: &str, vms: &[Vm]) -> String {
+fn listing(intro: &str, vms: &[String]) -> String {
     if vms.is_empty() {
-        return "no VM of QEMU runs on this host, or none that this user may see".to_owned();
+        return "no VM of QEMU's or Xen's runs on this host, or none that this user may see".to_owned();
     }
     vms.iter().fold(format!("{intro}:"), |mut text, vm| {
-        let _ = write!(text, "\n  {}", vm.summary());
+        let _ = write!(text, "\n  {vm}");
         text
     })
+}
+
+/// A VM that a name may mean.
+#[derive(Clone, Debug)]
+enum Found {
+    Qemu(Vm),
+    Xen(Domain),
+}
+
+impl Found {
+    fn is(&self, name: &str) -> bool {
+        match self {
+            Found::Qemu(vm) => {
+                vm.name == name || vm.uuid.as_deref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(name))
+            }
+            Found::Xen(domain) => domain.name == name || domain.uuid.eq_ignore_ascii_case(name),
+        }
+    }
+
+    fn summary(&self) -> String {
+        match self {
+            Found::Qemu(vm) => vm.summary(),
+            Found::Xen(domain) => summary(domain),
+        }
+    }
+}
+
+fn summary(domain: &Domain) -> String {
+    let kind = match domain.kind {
+        DomainKind::Pv => "PV",
+        DomainKind::Hvm => "PVH or HVM",
+    };
+    let mib = domain.memory_bytes >> 20;
+    format!("{} (Xen domain {}, {kind}, {mib} MiB, {} vCPUs)", domain.name, domain.id, domain.vcpus)
 }
 
 impl Target {
     /// Opens what `name` names: `pid:N`, a file, or the name or UUID of a running VM. A file that exists wins over a VM of its
     /// name, and what has a `/` is a file.
     pub fn open(name: &str) -> Result<Target, TargetError> {
+        Target::open_with(name, OpenOptions::default())
+    }
+
+    /// The same, with less caution where `options` say so.
+    pub fn open_with(name: &str, options: OpenOptions) -> Result<Target, TargetError> {
         let pid = name.strip_prefix("pid:").and_then(|text| text.parse().ok());
         let path = Path::new(name);
-        match pid {
-            Some(pid) => open_vm(name, pid, None),
-            None if name.contains('/') || path.is_file() => {
+        match (pid, name.strip_prefix("xen:")) {
+            (Some(pid), _) => open_vm(name, pid, None),
+            (None, Some(domain)) => open_domain(name, domain, options),
+            (None, None) if name.contains('/') || path.is_file() => {
                 Ok(Target::Dump { path: path.to_owned(), dump: Arc::new(Dump::open(path)?) })
             }
-            None => choose(name, qemu::list()).and_then(|vm| open_vm(name, vm.pid, Some(vm.started_ticks))),
+            (None, None) => match choose(name, all()?)? {
+                Found::Qemu(vm) => open_vm(name, vm.pid, Some(vm.started_ticks)),
+                Found::Xen(domain) => open_id(name, domain.id, options),
+            },
         }
     }
 
@@ -86,6 +150,7 @@ impl Target {
     pub fn memory(&self) -> SharedMemory {
         match self {
             Target::Vm(vm) => vm.clone(),
+            Target::Xen(domain) => domain.clone(),
             Target::Dump { dump, .. } => dump.clone(),
         }
     }
@@ -94,7 +159,7 @@ impl Target {
     /// found. Empty for what says itself where its memory belongs.
     pub fn raw_layouts(&self) -> Vec<RawLayout> {
         match self {
-            Target::Vm(_) => Vec::new(),
+            Target::Vm(_) | Target::Xen(_) => Vec::new(),
             Target::Dump { dump, .. } => dump.raw_layouts(),
         }
     }
@@ -102,7 +167,7 @@ impl Target {
     /// The same raw image, opened anew with its bytes laid out otherwise. Other targets stay as they are.
     pub fn with_raw_layout(&self, layout: RawLayout) -> Result<Target, TargetError> {
         match self {
-            Target::Vm(_) => Ok(self.clone()),
+            Target::Vm(_) | Target::Xen(_) => Ok(self.clone()),
             Target::Dump { path, .. } => {
                 let dump = Arc::new(Dump::open(path)?.with_raw_layout(layout));
                 Ok(Target::Dump { path: path.clone(), dump })
@@ -113,7 +178,7 @@ impl Target {
     /// What was odd about it, in words for people.
     pub fn warnings(&self) -> &[String] {
         match self {
-            Target::Vm(_) => &[],
+            Target::Vm(_) | Target::Xen(_) => &[],
             Target::Dump { dump, .. } => dump.warnings(),
         }
     }
@@ -123,7 +188,8 @@ impl Target {
         match self {
             Target::Vm(vm) if vm.vm().qmp_sockets.is_empty() => None,
             Target::Vm(vm) => Some(vm.clone()),
-            Target::Dump { .. } => None,
+            Target::Xen(domain) if domain.can_pause() => Some(domain.clone()),
+            Target::Xen(_) | Target::Dump { .. } => None,
         }
     }
 
@@ -142,6 +208,7 @@ impl Target {
                 };
                 format!("{}; {how}; {layout}", vm.vm().summary())
             }
+            Target::Xen(domain) => format!("{}; mapped through Xen", summary(domain.domain())),
             Target::Dump { path, dump } => {
                 let mib =
                     dump.ram().iter().fold(0u64, |sum, range| sum.saturating_add(range.len_bytes)) >> 20;
@@ -161,14 +228,46 @@ fn open_vm(name: &str, pid: u32, started_ticks: Option<u64>) -> Result<Target, T
     Ok(Target::Vm(Arc::new(vm)))
 }
 
-fn choose(name: &str, vms: Vec<Vm>) -> Result<Vm, TargetError> {
-    let named =
-        |vm: &&Vm| vm.name == name || vm.uuid.as_deref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(name));
-    let candidates: Vec<Vm> = vms.iter().filter(named).cloned().collect();
-    match <[Vm; 1]>::try_from(candidates) {
+/// Every VM of this host.
+fn all() -> Result<Vec<Found>, TargetError> {
+    let mut all: Vec<Found> = qemu::list().into_iter().map(Found::Qemu).collect();
+    if xen::is_here() {
+        all.extend(domains()?.into_iter().map(Found::Xen));
+    }
+    Ok(all)
+}
+
+fn domains() -> Result<Vec<Domain>, TargetError> {
+    xen::list().map_err(TargetError::Domains)
+}
+
+fn open_domain(name: &str, domain: &str, options: OpenOptions) -> Result<Target, TargetError> {
+    match domain.parse() {
+        Ok(id) => open_id(name, id, options),
+        Err(_) => match choose(domain, domains()?.into_iter().map(Found::Xen).collect())? {
+            Found::Xen(domain) => open_id(name, domain.id, options),
+            Found::Qemu(vm) => open_vm(name, vm.pid, Some(vm.started_ticks)),
+        },
+    }
+}
+
+fn open_id(name: &str, id: u16, options: OpenOptions) -> Result<Target, TargetError> {
+    let opened = Xen::open(id, options.allow_unrestricted);
+    let opened = opened.map_err(|why| TargetError::Xen { name: name.to_owned(), why });
+    Ok(Target::Xen(Arc::new(opened?)))
+}
+
+fn choose(name: &str, vms: Vec<Found>) -> Result<Found, TargetError> {
+    let summaries = |vms: &[Found]| vms.iter().map(Found::summary).collect();
+    let candidates: Vec<Found> = vms.iter().filter(|vm| vm.is(name)).cloned().collect();
+    match <[Found; 1]>::try_from(candidates) {
         Ok([vm]) => Ok(vm),
-        Err(none) if none.is_empty() => Err(TargetError::Unknown { name: name.to_owned(), there: vms }),
-        Err(candidates) => Err(TargetError::Ambiguous { name: name.to_owned(), candidates }),
+        Err(none) if none.is_empty() => {
+            Err(TargetError::Unknown { name: name.to_owned(), there: summaries(&vms) })
+        }
+        Err(candidates) => {
+            Err(TargetError::Ambiguous { name: name.to_owned(), candidates: summaries(&candidates) })
+        }
     }
 }
 
@@ -194,9 +293,14 @@ mod tests {
 
     #[test]
     fn a_name_fits_one_vm_or_none() {
-        let vms = || vec![vm(1, "web", Some("aa-bb")), vm(2, "db", None), vm(3, "db", None)];
-        assert_eq!(choose("web", vms()).unwrap().pid, 1);
-        assert_eq!(choose("AA-BB", vms()).unwrap().pid, 1);
+        let vms = || {
+            vec![vm(1, "web", Some("aa-bb")), vm(2, "db", None), vm(3, "db", None)]
+                .into_iter()
+                .map(Found::Qemu)
+                .collect::<Vec<_>>()
+        };
+        let chosen = |name| choose(name, vms()).map(|found| found.summary()).unwrap();
+        assert!(chosen("web").contains("process 1") && chosen("AA-BB").contains("process 1"));
         let error = choose("db", vms()).unwrap_err().to_string();
         assert!(
             error.contains("process 2") && error.contains("process 3") && !error.contains("process 1"),
@@ -204,7 +308,7 @@ mod tests {
         );
         let error = choose("mail", vms()).unwrap_err().to_string();
         assert!(error.contains("web (QEMU process 1, 64 MiB, 1 vCPUs)"), "{error}");
-        assert!(choose("x", Vec::new()).unwrap_err().to_string().contains("no VM of QEMU runs"));
+        assert!(choose("x", Vec::new()).unwrap_err().to_string().contains("runs on this host"));
     }
 
     #[test]

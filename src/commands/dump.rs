@@ -25,7 +25,7 @@ struct Summary<'a> {
 
 /// Writes it. What could not be read makes the dump incomplete.
 pub(super) fn run(output: Output, args: &DumpArgs) -> Result<Outcome> {
-    let target = Target::open(&args.target)?;
+    let target = crate::attach::open(&args.target, args.allow_unrestricted)?;
     target.warnings().iter().for_each(|warning| eprintln!("lynceus: {}: {}", args.target, escape(warning)));
     let pause = match (args.pause, target.pausable()) {
         (false, _) => None,

@@ -1,9 +1,10 @@
 //! `lynceus vms`: the virtual machines of this host.
 
 use crate::output::{Column, Outcome, Output, Row};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lynceus_introspect::Partial;
 use lynceus_introspect::backend::qemu::{self, Qemu, Vm, VmState};
+use lynceus_introspect::backend::xen::{self, Domain, DomainKind, DomainState};
 use serde::Serialize;
 
 /// One VM.
@@ -12,20 +13,69 @@ struct VmRow {
     name: String,
     uuid: Option<String>,
     r#type: &'static str,
-    pid: u32,
-    uid: u32,
+    /// Of QEMU's VMs.
+    pid: Option<u32>,
+    /// Of Xen's domains.
+    domid: Option<u16>,
+    uid: Option<u32>,
     memory_bytes: u64,
     vcpus: u32,
     state: String,
     machine: Option<String>,
     accelerator: Option<String>,
     can_pause: bool,
+    interfaces: Vec<VifRow>,
+}
+
+/// One of a Xen domain's interfaces.
+#[derive(Serialize)]
+struct VifRow {
+    host_name: String,
+    mac: String,
 }
 
 /// Lists them.
 pub(super) fn run(output: Output) -> Result<Outcome> {
-    let items = qemu::list().into_iter().map(VmRow::from).collect();
+    let mut items: Vec<VmRow> = qemu::list().into_iter().map(VmRow::from).collect();
+    if xen::is_here() {
+        let release = xen::release().context("Xen cannot be asked for its version")?;
+        let domains = xen::list().context("the domains of Xen cannot be listed")?;
+        items.extend(domains.into_iter().map(|domain| VmRow::of_xen(domain, &release)));
+    }
     output.listing("virtual machines", &Partial { items, ..Partial::default() })
+}
+
+impl VmRow {
+    fn of_xen(domain: Domain, release: &str) -> VmRow {
+        let vif = |vif: &xen::Vif| VifRow {
+            host_name: format!("vif{}.{}", domain.id, vif.number),
+            mac: vif.mac.clone(),
+        };
+        VmRow {
+            interfaces: domain.vifs.iter().map(vif).collect(),
+            name: domain.name,
+            uuid: Some(domain.uuid),
+            r#type: match domain.kind {
+                DomainKind::Pv => "xen-pv",
+                DomainKind::Hvm => "xen-hvm",
+            },
+            pid: None,
+            domid: Some(domain.id),
+            uid: None,
+            memory_bytes: domain.memory_bytes,
+            vcpus: domain.vcpus,
+            state: match domain.state {
+                DomainState::Running => "running",
+                DomainState::Paused => "paused",
+                DomainState::Shutdown => "shutdown",
+                DomainState::Dying => "dying",
+            }
+            .to_owned(),
+            machine: None,
+            accelerator: Some(format!("Xen {release}")),
+            can_pause: true,
+        }
+    }
 }
 
 impl From<Vm> for VmRow {
@@ -45,14 +95,16 @@ impl From<Vm> for VmRow {
             name: vm.name,
             uuid: vm.uuid,
             r#type: "qemu",
-            pid: vm.pid,
-            uid: vm.uid,
+            pid: Some(vm.pid),
+            domid: None,
+            uid: Some(vm.uid),
             memory_bytes: vm.ram_bytes,
             vcpus: vm.vcpus,
             state,
             machine: vm.machine,
             accelerator: vm.accelerator,
             can_pause: !vm.qmp_sockets.is_empty(),
+            interfaces: Vec::new(),
         }
     }
 }
@@ -60,7 +112,9 @@ impl From<Vm> for VmRow {
 impl Row for VmRow {
     const COLUMNS: &'static [Column] = &[
         Column::left("NAME"),
+        Column::left("TYPE"),
         Column::right("PID"),
+        Column::right("DOMID"),
         Column::right("MEMORY"),
         Column::right("VCPUS"),
         Column::left("STATE"),
@@ -73,7 +127,9 @@ impl Row for VmRow {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         vec![
             self.name.clone(),
-            self.pid.to_string(),
+            self.r#type.to_owned(),
+            self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            self.domid.map_or_else(|| "-".to_owned(), |id| id.to_string()),
             format!("{} MiB", self.memory_bytes >> 20),
             self.vcpus.to_string(),
             self.state.clone(),

@@ -164,13 +164,8 @@ impl ReadOnlyMap {
         if at.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(outside);
         }
-        if len <= SHORT_BYTES {
-            // SAFETY: `at + len` is inside the mapping, checked above.
-            unsafe { copy_words(self.start.add(at), buf) }
-        } else {
-            // SAFETY: as above.
-            unsafe { copy_block(self.start.add(at), buf) }
-        }
+        // SAFETY: `at + len` is inside the mapping, checked above.
+        unsafe { copy(self.start.add(at), buf) }
         if self.is_lost() { Err(MapError::Lost) } else { Ok(()) }
     }
 }
@@ -182,6 +177,16 @@ impl Drop for ReadOnlyMap {
         unsafe { libc::munmap(self.start.cast_mut().cast(), self.len) };
         self.slot.taken.store(false, Ordering::Release);
     }
+}
+
+/// Copies out of memory that others may write at any time.
+///
+/// # Safety
+/// `from .. from + buf.len()` must be mapped, and stay so.
+#[inline]
+pub(super) unsafe fn copy(from: *const u8, buf: &mut [u8]) {
+    // SAFETY: the caller's promise.
+    unsafe { if buf.len() <= SHORT_BYTES { copy_words(from, buf) } else { copy_block(from, buf) } }
 }
 
 /// Copies by aligned 8-byte loads; the first and the last may cover bytes around the range, in the same page.

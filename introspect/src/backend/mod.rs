@@ -4,3 +4,5 @@ pub mod dump;
 pub mod fake;
 pub mod map;
 pub mod qemu;
+mod watchdog;
+pub mod xen;

@@ -118,7 +118,6 @@ impl Image {
         Ok(())
     }
 
-    /// As [`Image::read_exact`], of the file as it is.
     /// The same for bytes that are read once: never through the mapping, which would fault in more than is asked for.
     pub(crate) fn read_exact_once(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match self.extents {
@@ -127,6 +126,7 @@ impl Image {
         }
     }
 
+    /// As [`Image::read_exact`], of the file as it is.
     fn read_stored(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match &self.map {
             Some(map) => {

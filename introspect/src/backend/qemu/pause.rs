@@ -1,21 +1,15 @@
 //! Pausing a guest so that it always goes on.
 //!
-//! *Does*: `stop` and `cont` over QMP. Before the `stop`, a child process is forked that shares the connection and waits on a
-//! pipe; when the pipe closes without a word (this process was killed) or the lease runs out (it hangs), the child sends
-//! `cont`. The child has a session of its own and all signals blocked, so that what ends this process does not end it too.
-//! *Trusts*: the host kernel to run the child. Both killed by SIGKILL at one time (a whole cgroup) leave the guest paused.
+//! *Does*: `stop` and `cont` over QMP. A [`Watchdog`] that shares the connection sends `cont` if this process cannot.
 //! *Never*: resumes a guest that was paused before, by its admin or by QEMU itself.
-//!
-//! This process may have threads: the child makes only async-signal-safe calls between `fork` and `_exit`.
 #![allow(unsafe_code)]
 
 use super::Qemu;
 use super::qmp::{Qmp, QmpError};
+use crate::backend::watchdog::{Watchdog, wait, was_called_off};
 use crate::{Pause, PauseError, Paused};
 use serde_json::json;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::os::fd::{AsRawFd, RawFd};
 
 /// What the child says, and how it knows that QEMU has heard it.
 const CONT: &[u8] = b"{\"execute\":\"cont\",\"id\":\"watchdog\"}\n";
@@ -33,8 +27,12 @@ impl Pause for Qemu {
                 Ok(())
             }));
         }
-        let watchdog = Watchdog::start(qmp.stream().as_raw_fd(), self.lease)
-            .map_err(|error| PauseError::Unavailable(format!("no process to guard the pause: {error}")))?;
+        let connection = qmp.stream().as_raw_fd();
+        // SAFETY: `let_go_on` makes async-signal-safe calls only.
+        let watchdog = unsafe {
+            Watchdog::start(connection, self.lease, |pipe, woken| let_go_on(connection, pipe, woken))
+        }
+        .map_err(|error| PauseError::Unavailable(format!("no process to guard the pause: {error}")))?;
         match qmp.execute("stop", json!({})) {
             Ok(_) => Ok(Paused::new(move || resume(&mut qmp, watchdog))),
             Err(error) => {
@@ -68,113 +66,20 @@ impl From<QmpError> for PauseError {
     }
 }
 
-/// The child, as its parent sees it.
-struct Watchdog {
-    pid: libc::pid_t,
-    /// Closing it without a word wakes the child.
-    pipe: Option<OwnedFd>,
-}
-
-impl Watchdog {
-    fn start(qmp: RawFd, lease: Duration) -> io::Result<Watchdog> {
-        let lease_ms = i32::try_from(lease.as_millis()).unwrap_or(i32::MAX);
-        let mut ends = [-1; 2];
-        // SAFETY: room for two descriptors.
-        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: two fresh descriptors that nobody else owns.
-        let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
-        // SAFETY: sigset_t is plain data; the calls fill and apply our own sets. The child starts with all signals
-        // blocked, so that no handler of this program can run in it; this thread gets its own mask back.
-        let pid = unsafe {
-            let (mut all, mut before): (libc::sigset_t, libc::sigset_t) =
-                (std::mem::zeroed(), std::mem::zeroed());
-            libc::sigfillset(&raw mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-            let pid = libc::fork();
-            if pid == 0 {
-                watch(read.as_raw_fd(), write.as_raw_fd(), qmp, lease_ms);
-            }
-            let error = io::Error::last_os_error();
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
-            if pid < 0 {
-                return Err(error);
-            }
-            pid
-        };
-        Ok(Watchdog { pid, pipe: Some(write) })
-    }
-
-    /// Ends the child. Whether the lease still held.
-    fn call_off(mut self) -> bool {
-        let Some(pipe) = self.pipe.take() else { return false };
-        // SAFETY: one byte of a constant. A child that is gone makes it fail (Rust programs ignore SIGPIPE; send would
-        // not work on a pipe), and its exit code tells the rest.
-        unsafe { libc::write(pipe.as_raw_fd(), b"x".as_ptr().cast(), 1) };
-        self.reap() == Some(0)
-    }
-
-    fn reap(&self) -> Option<i32> {
-        let mut status = 0;
-        loop {
-            // SAFETY: this value's own child, waited for once.
-            let done = unsafe { libc::waitpid(self.pid, &raw mut status, 0) };
-            if done == self.pid {
-                return libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
-            }
-            if io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
-                return None;
-            }
-        }
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        // Not called off: closing the pipe makes the child resume the guest.
-        if self.pipe.take().is_some() {
-            self.reap();
-        }
-    }
-}
-
-/// The child. Only async-signal-safe calls (signal-safety(7)): no allocation, no locks, no panic.
-///
-/// # Safety
-/// To be called right after `fork`, in the child.
-unsafe fn watch(pipe: RawFd, other_end: RawFd, qmp: RawFd, lease_ms: i32) -> ! {
-    // SAFETY: all calls take this process's own descriptors and stack.
+/// What the watchdog does. Only async-signal-safe calls.
+fn let_go_on(qmp: RawFd, pipe: RawFd, woken: bool) {
+    // SAFETY: all calls take this process's own descriptors and constants.
     unsafe {
-        libc::setsid();
-        libc::close(other_end);
-        close_all_but(pipe, qmp);
-        let woken = wait(pipe, lease_ms);
-        let mut word = 0u8;
-        if woken && libc::read(pipe, (&raw mut word).cast(), 1) == 1 {
-            libc::_exit(0);
-        }
         libc::send(qmp, CONT.as_ptr().cast(), CONT.len(), libc::MSG_NOSIGNAL);
         if !woken {
             // The lease ran out and the parent, if it lives, reads the answers. QEMU reads as long as one holds on.
             wait(pipe, LINGER_MS);
-        }
-        if !woken && libc::read(pipe, (&raw mut word).cast(), 1) == 1 {
-            libc::_exit(1);
+            if was_called_off(pipe) {
+                return;
+            }
         }
         await_answer(qmp);
-        libc::_exit(1)
     }
-}
-
-/// Waits for a descriptor to be readable or closed.
-///
-/// # Safety
-/// Async-signal-safe.
-unsafe fn wait(fd: RawFd, timeout_ms: i32) -> bool {
-    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid pollfd.
-    unsafe { libc::poll(&raw mut poll, 1, timeout_ms) > 0 }
 }
 
 /// Reads until QEMU has answered, so that it does not see the end of the connection before the command.
@@ -193,24 +98,6 @@ unsafe fn await_answer(qmp: RawFd) {
         };
         if matched == HEARD.len() {
             return;
-        }
-    }
-}
-
-/// Closes what was inherited: a pipe to a pager must not stay open, nor another watchdog's.
-///
-/// # Safety
-/// Async-signal-safe, in a process that uses no other descriptor.
-unsafe fn close_all_but(one: RawFd, two: RawFd) {
-    let (low, high) = (one.min(two).unsigned_abs(), one.max(two).unsigned_abs());
-    for (first, last) in [
-        (0, low.wrapping_sub(1)),
-        (low.wrapping_add(1), high.wrapping_sub(1)),
-        (high.wrapping_add(1), u32::MAX),
-    ] {
-        if first <= last && last != u32::MAX || first > high {
-            // SAFETY: the caller's promise.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
     }
 }
