@@ -26,11 +26,17 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
 
 /// The guest's PID 1, linked statically. Cargo knows whether it has to be built again.
 fn guest_program() -> Result<PathBuf> {
+    static_program("lynceus-lab-guest", true)
+}
+
+/// A program of this workspace, linked statically: it runs where no library is.
+pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
     let target = folder::lab("guest")?;
     let lock = fs::File::create(folder::lab("locks")?.join("guest"))?;
     lock.lock()?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "--package", "lynceus-lab-guest", "--target", TRIPLE, "--target-dir"]);
+    cargo.args(["build", "--package", package, "--target", TRIPLE]);
+    cargo.args(release.then_some("--release")).arg("--target-dir");
     cargo.arg(&target).current_dir(folder::workspace());
     // What the tests' own cargo was told must not reach this one.
     for (name, _) in std::env::vars_os() {
@@ -42,7 +48,7 @@ fn guest_program() -> Result<PathBuf> {
         }
     }
     run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols"))?;
-    Ok(target.join(TRIPLE).join("release/lynceus-lab-guest"))
+    Ok(target.join(TRIPLE).join(if release { "release" } else { "debug" }).join(package))
 }
 
 fn pack(kernel: &Kernel, guest: &Path, hide: &Path) -> Result<Vec<u8>> {
@@ -67,7 +73,7 @@ fn pack(kernel: &Kernel, guest: &Path, hide: &Path) -> Result<Vec<u8>> {
 }
 
 /// A module's code, unpacked; `None` where the kernel has it built in.
-fn find_module(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+pub(crate) fn find_module(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let mut open = vec![folder.to_owned()];
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(&folder)? {
@@ -93,22 +99,22 @@ fn find_module(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 
 /// A newc archive under construction.
 #[derive(Default)]
-struct Cpio {
+pub(crate) struct Cpio {
     bytes: Vec<u8>,
     inode: u32,
 }
 
 impl Cpio {
-    fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
+    pub(crate) fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.entry(name, 0o100_000 | mode, content, (0, 0));
     }
-    fn folder(&mut self, name: &str) {
+    pub(crate) fn folder(&mut self, name: &str) {
         self.entry(name, 0o040_755, &[], (0, 0));
     }
-    fn device(&mut self, name: &str, major: u32, minor: u32) {
+    pub(crate) fn device(&mut self, name: &str, major: u32, minor: u32) {
         self.entry(name, 0o020_600, &[], (major, minor));
     }
-    fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[], (0, 0));
         self.bytes
     }

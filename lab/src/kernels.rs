@@ -122,7 +122,7 @@ fn download(version: KernelVersion, folder: &Path) -> Result<()> {
 }
 
 /// The numbers in a package's name, to tell the newest.
-fn numbers(name: &str) -> Vec<u64> {
+pub(crate) fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
@@ -139,12 +139,12 @@ fn find(version: KernelVersion, folder: &Path) -> Result<Kernel> {
 }
 
 /// apt's tools with everything of their own in one folder.
-struct Apt {
+pub(crate) struct Apt {
     options: Vec<String>,
 }
 
 impl Apt {
-    fn new(suite: &str, folder: &Path) -> Result<Apt> {
+    pub(crate) fn new(suite: &str, folder: &Path) -> Result<Apt> {
         for name in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(name))?;
         }
@@ -178,7 +178,8 @@ impl Apt {
         command
     }
 
-    fn names(&self) -> Result<Vec<String>> {
+    /// Names of the packages that begin with `linux-`.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
         let output = self.command("apt-cache").args(["pkgnames", "linux-"]).output()?;
         if !output.status.success() {
             bail!("apt-cache pkgnames: {}", String::from_utf8_lossy(&output.stderr));
@@ -186,7 +187,7 @@ impl Apt {
         Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
     }
 
-    fn download(&self, packages: &[String], into: &Path) -> Result<()> {
+    pub(crate) fn download(&self, packages: &[String], into: &Path) -> Result<()> {
         run(self.command("apt-get").arg("-q").arg("download").args(packages).current_dir(into))
     }
 }

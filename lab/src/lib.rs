@@ -16,6 +16,7 @@ mod qmp;
 pub mod scenery;
 pub mod truth;
 pub mod volatility;
+pub mod xen;
 
 pub use guest::{Guest, Paging, Spec};
 pub use kernels::KernelVersion;

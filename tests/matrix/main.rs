@@ -4,17 +4,9 @@
 //! Each guest boots, tells its truth over a serial port and is stopped; then the same moment is read from the running
 //! QEMU process and from each kind of dump of it. What cannot be equal is named where it is left out.
 
-mod compare;
-mod files;
 #[allow(dead_code, reason = "shared with the tests of dump files, which use all of it")]
 #[path = "../../introspect/tests/dump/fixture.rs"]
 mod fixture;
-mod memory;
-mod net;
-mod report;
-mod symbols;
-mod system;
-mod tasks;
 
 use anyhow::{Context, Result, ensure};
 use fixture::Compression;
@@ -43,7 +35,7 @@ fn hold(target: &str, truth: &Truth) -> Result<()> {
     let attached = find::attach_target(&opened, None)?;
     let doubts = &attached.evidence.failed;
     ensure!(doubts.is_empty(), "{target}: doubts {doubts:?}");
-    let equal = compare::hold(&attached.guest, truth).with_context(|| opened.describe())?;
+    let equal = lynceus_lab_compare::hold(&attached.guest, truth).with_context(|| opened.describe())?;
     println!("{}: {equal} facts equal", opened.describe());
     Ok(())
 }
@@ -127,7 +119,7 @@ fn every_symbol(kernel: KernelVersion, paging: Paging) -> Result<()> {
     let told = guest.kallsyms()?;
     guest.stop()?;
     let attached = find::attach_target(&Target::open(&format!("pid:{}", guest.pid()))?, None)?;
-    println!("{} symbols equal", symbols::hold(&attached.guest, &told)?);
+    println!("{} symbols equal", lynceus_lab_compare::hold_symbols(&attached.guest, &told)?);
     Ok(())
 }
 

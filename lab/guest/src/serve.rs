@@ -19,14 +19,18 @@ use std::process::{Command, Stdio};
 
 use crate::{capture, storm, sys};
 
-const PORT: &str = "/dev/ttyS1";
+/// Unless the kernel's command line names another: `lynceus.port=hvc0` in a Xen domain, which has no serial ports.
+const PORT: &str = "ttyS1";
 /// Longest wait between two looks for orphans that ended.
 const REAP_MS: i32 = 500;
 
 /// Serves until `QUIT`; an error means that the port itself failed.
 pub(crate) fn serve(notes: &[String]) -> io::Result<()> {
-    let mut port =
-        File::options().read(true).write(true).custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC).open(PORT)?;
+    let mut port = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(format!("/dev/{}", port_name()))?;
     raw_mode(&port)?;
     port.write_all(b"READY\n")?;
     loop {
@@ -49,6 +53,12 @@ pub(crate) fn serve(notes: &[String]) -> io::Result<()> {
         port.write_all(format!("{word} {}\n", bytes.len()).as_bytes())?;
         port.write_all(bytes)?;
     }
+}
+
+fn port_name() -> String {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let named = line.split_whitespace().find_map(|word| word.strip_prefix("lynceus.port="));
+    named.unwrap_or(PORT).to_owned()
 }
 
 /// No echo, no translation, eight bits.

@@ -1,14 +1,26 @@
-//! All that we see in a guest against all that it told.
+//! All that we see in a guest against all that it told: nothing missing, nothing extra. What cannot be equal is named where it is
+//! left out. Used by the tests of the matrix on the host, and by those that run in a Xen service domain.
 
-use crate::report::Report;
-use crate::{files, memory, net, system, tasks};
+mod files;
+mod memory;
+mod net;
+mod report;
+mod symbols;
+mod system;
+mod tasks;
+
 use anyhow::{Result, ensure};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_lab::truth::Truth;
 use lynceus_scanners::DETECTORS;
+use report::Report;
+pub use symbols::hold as hold_symbols;
 
-/// Fails with every difference, by name.
-pub(crate) fn hold(guest: &LinuxGuest, truth: &Truth) -> Result<usize> {
+/// Holds every view and every detector against the truth: how many facts are equal, or every difference by name.
+///
+/// # Errors
+/// A difference, a gap, or a view that the kernel does not allow.
+pub fn hold(guest: &LinuxGuest, truth: &Truth) -> Result<usize> {
     let (view, mut report) = (guest.view(), Report::default());
     let missing = guest.kernel().layouts.unavailable();
     ensure!(missing.is_empty(), "views that this kernel does not allow: {missing:?}");

@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_lab::truth::Symbol;
 
-pub(crate) fn hold(guest: &LinuxGuest, told: &[Symbol]) -> Result<usize> {
+/// Holds every symbol of the kernel and its modules against `/proc/kallsyms`: how many are equal, or the first differences.
+pub fn hold(guest: &LinuxGuest, told: &[Symbol]) -> Result<usize> {
     let (mut report, kernel, view) = (Report::default(), guest.kernel(), guest.view());
     let made_up = |module: &Option<String>| {
         module.as_ref().is_some_and(|module| module == "bpf" || module.starts_with("__builtin__"))

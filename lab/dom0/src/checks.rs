@@ -1,0 +1,249 @@
+//! What is tried in the service domain.
+
+use crate::guest::Guest;
+use crate::toolstack::{uptime, xl};
+use anyhow::{Context, Result, bail, ensure};
+use lynceus_introspect::backend::xen::{self, DomainKind, DomainState};
+use lynceus_introspect::find::{self, Attached};
+use lynceus_introspect::observe::Options;
+use lynceus_introspect::target::Target;
+use lynceus_lab::truth::Truth;
+use lynceus_scanners::{DETECTORS, Finding};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Before any guest: Xen answers, and dom0 is not listed as something to look into.
+pub(crate) fn nothing_yet() -> Result<()> {
+    println!("LAB Xen {}", xen::release()?);
+    ensure!(xen::list()?.is_empty(), "domains before any was created: {:?}", xen::list()?);
+    ensure!(Target::open("xen:0").is_err(), "dom0 let itself be opened");
+    ensure!(
+        Target::open("xen:no-such").is_err() && Target::open("xen:77").is_err(),
+        "opened what is not there"
+    );
+    Ok(())
+}
+
+pub(crate) fn attach(guest: &Guest) -> Result<Attached> {
+    let started = Instant::now();
+    let target = Target::open(&guest.target())?;
+    let opened = started.elapsed();
+    let attached = find::attach_target(&target, None)?;
+    println!("LAB {}: opened in {opened:.1?}, attached after {:.1?}", target.describe(), started.elapsed());
+    let doubts = &attached.evidence.failed;
+    ensure!(doubts.is_empty(), "{}: doubts {doubts:?}", guest.name);
+    Ok(attached)
+}
+
+pub(crate) fn state(guest: &Guest) -> Result<DomainState> {
+    let domain = xen::list()?.into_iter().find(|domain| domain.id == guest.id);
+    Ok(domain.with_context(|| format!("{} is not listed", guest.name))?.state)
+}
+
+/// Everything that is seen equals what the guest says of itself, while it is paused by its admin and stays so.
+pub(crate) fn equals_its_truth(guest: &Guest) -> Result<()> {
+    let listed = xen::list()?;
+    let domain = listed.iter().find(|domain| domain.name == guest.name).context("not listed")?;
+    let kind = if guest.kind == "pv" { DomainKind::Pv } else { DomainKind::Hvm };
+    ensure!(domain.id == guest.id && domain.kind == kind && domain.vcpus == 2, "{domain:?}");
+    let truth = paused_truth(guest)?;
+    let attached = attach(guest)?;
+    let equal = lynceus_lab_compare::hold(&attached.guest, &truth).with_context(|| guest.name.clone())?;
+    ensure!(state(guest)? == DomainState::Paused, "a look let a paused guest run");
+    xl(&["unpause", &guest.name])?;
+    println!("LAB {}: {equal} facts equal at {} s", guest.name, uptime());
+    Ok(())
+}
+
+/// What the guest says of itself, and then it is paused.
+fn paused_truth(guest: &Guest) -> Result<Truth> {
+    // Once to warm what the capture itself changes.
+    guest.truth()?;
+    let truth = guest.truth()?;
+    xl(&["pause", &guest.name])?;
+    ensure!(state(guest)? == DomainState::Paused, "not paused");
+    Ok(truth)
+}
+
+/// A core that the toolstack wrote is read as the domain itself is.
+pub(crate) fn a_dumped_core_is_the_same(guest: &Guest) -> Result<()> {
+    let truth = paused_truth(guest)?;
+    let path = format!("/tmp/{}.core", guest.name);
+    xl(&["dump-core", &guest.name, &path])?;
+    xl(&["unpause", &guest.name])?;
+    let attached = find::attach_target(&Target::open(&path)?, None)?;
+    let equal = lynceus_lab_compare::hold(&attached.guest, &truth).context(path.clone())?;
+    println!(
+        "LAB {}: {equal} facts equal in its xl dump-core, {} bytes",
+        guest.name,
+        fs::metadata(&path)?.len()
+    );
+    Ok(fs::remove_file(path)?)
+}
+
+/// A domain that was opened with all rights is read by nobody's process, which can open nothing and ask nothing.
+pub(crate) fn nobody_reads_with_an_inherited_handle(guest: &Guest) -> Result<()> {
+    let Target::Xen(xen) = Target::open(&guest.target())? else { bail!("not a domain") };
+    let mut xen = Arc::into_inner(xen).context("opened once")?;
+    xen.confine();
+    let attached = find::attach(Arc::new(xen))?;
+    // SAFETY: this process has one thread, so the child may do what it likes.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let seen = as_nobody(&attached);
+        if let Err(error) = &seen {
+            println!("LAB as nobody: {error:#}");
+        }
+        std::process::exit(i32::from(seen.is_err()));
+    }
+    let mut status = 0;
+    // SAFETY: waits for this child.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    ensure!(waited == child && status == 0, "nobody's look failed: status {status}");
+    println!("LAB {}: nobody (uid 65534) listed its tasks with an inherited, restricted handle", guest.name);
+    Ok(())
+}
+
+fn as_nobody(attached: &Attached) -> Result<()> {
+    const NOBODY: u32 = 65534;
+    // SAFETY: gives up rights, and checks that they are gone.
+    unsafe {
+        ensure!(
+            libc::setgroups(0, std::ptr::null()) == 0
+                && libc::setgid(NOBODY) == 0
+                && libc::setuid(NOBODY) == 0
+        );
+        ensure!(libc::setuid(0) != 0, "root again");
+    }
+    ensure!(File::open("/dev/xen/privcmd").is_err(), "nobody opened privcmd");
+    ensure!(xen::list().is_err(), "nobody asked Xen");
+    // Past the age at which windows are mapped anew, by the handle that was inherited.
+    std::thread::sleep(Duration::from_millis(1100));
+    let tasks = attached.guest.view().tasks();
+    ensure!(
+        tasks.is_complete() && tasks.items.iter().any(|task| task.comm == "lab-plain"),
+        "{:?}",
+        tasks.gaps
+    );
+    Ok(())
+}
+
+fn findings(guest: &Guest) -> Result<Vec<Finding>> {
+    let attached = attach(guest)?;
+    let mut found = Vec::new();
+    for detector in DETECTORS {
+        let looked = (detector.run)(&attached.guest, &Options::default());
+        ensure!(looked.is_complete(), "{}: {:?}", detector.name, looked.gaps);
+        found.extend(looked.items);
+    }
+    Ok(found)
+}
+
+/// The hiding module's task and itself, in a running guest.
+pub(crate) fn finds_what_hides(guest: &Guest) -> Result<()> {
+    ensure!(findings(guest)?.is_empty(), "found something before anything was hidden");
+    let pid = guest.truth()?.task_named("intruder")?.pid;
+    guest.ask(&format!("LOAD /hide.ko hide_self=1 hide_pid={pid} hide_table=1"))?;
+    let inside = String::from_utf8(guest.ask("RUN ps; cat /proc/modules")?)?;
+    ensure!(inside.contains("lab-plain") && !inside.contains("intruder"), "nothing was hidden: {inside}");
+    let found = findings(guest)?;
+    let summaries: Vec<&str> = found.iter().map(|finding| finding.summary.as_str()).collect();
+    ensure!(
+        found.len() == 2
+            && summaries.iter().any(|text| text.contains("(intruder)"))
+            && summaries.iter().any(|text| text.contains("lynceus_lab_hide")),
+        "{found:#?}"
+    );
+    println!("LAB {}: {}", guest.name, summaries.join("; "));
+    Ok(())
+}
+
+/// Our own pause ends, an admin's outlives it, and one that is forgotten ends with its process.
+pub(crate) fn pauses_and_resumes(guest: &Guest) -> Result<()> {
+    let target = Target::open(&guest.target())?;
+    let pause = target.pausable().context("cannot be paused")?;
+    let paused = pause.pause()?;
+    ensure!(state(guest)? == DomainState::Paused, "not paused");
+    paused.resume()?;
+    ensure!(state(guest)? == DomainState::Running, "not resumed");
+    xl(&["pause", &guest.name])?;
+    drop(pause.pause()?);
+    ensure!(state(guest)? == DomainState::Paused, "our pause ended an admin's");
+    xl(&["unpause", &guest.name])?;
+    let moving = attach(guest)?;
+    let looked = moving.guest.observe(&Options::default(), |view| view.tasks());
+    ensure!(looked.is_consistent() && looked.result.is_complete(), "{:?}", looked.outcome);
+    Ok(())
+}
+
+/// What a worker holds can map its domain and nothing else.
+pub(crate) fn the_restricted_handle_is_refused(guest: &Guest) -> Result<()> {
+    const HYPERCALL: libc::c_ulong = 0x0030_5000;
+    const RESTRICT: libc::c_ulong = 0x0002_5006;
+    const MMAPBATCH_V2: libc::c_ulong = 0x0020_5004;
+    let handle = File::open("/dev/xen/privcmd")?;
+    let fd = handle.as_raw_fd();
+    let error = |done: i32| (done < 0).then(|| std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
+    // __HYPERVISOR_xen_version, which anyone may ask.
+    let version: [u64; 6] = [17, 0, 0, 0, 0, 0];
+    // SAFETY: the ioctls read these structures; the mapping is fresh and unmapped again.
+    unsafe {
+        ensure!(error(libc::ioctl(fd, HYPERCALL, version.as_ptr())).is_none(), "not even the version before");
+        let id = guest.id;
+        ensure!(error(libc::ioctl(fd, RESTRICT, &raw const id)).is_none(), "cannot be restricted");
+        let refused = error(libc::ioctl(fd, HYPERCALL, version.as_ptr()));
+        ensure!(refused == Some(libc::EPERM), "a hypercall: {refused:?}");
+        let other: u16 = 0;
+        let refused = error(libc::ioctl(fd, RESTRICT, &raw const other));
+        ensure!(refused == Some(libc::EINVAL), "restricted to another: {refused:?}");
+        let at = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+        ensure!(at != libc::MAP_FAILED, "no mapping: {}", std::io::Error::last_os_error());
+        let (frame, mut why) = (0x100_u64, 0_i32);
+        // struct privcmd_mmapbatch_v2, of dom0.
+        let batch: [u64; 4] = [1, at as u64, &raw const frame as u64, &raw mut why as u64];
+        let refused = error(libc::ioctl(fd, MMAPBATCH_V2, batch.as_ptr()));
+        ensure!(refused == Some(libc::EPERM), "another domain's memory: {refused:?}");
+        libc::munmap(at, 4096);
+        let writable = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        );
+        ensure!(writable == libc::MAP_FAILED, "a writable mapping");
+    }
+    println!("LAB {}: a restricted handle is refused all but its domain", guest.name);
+    Ok(())
+}
+
+/// The binary itself, as an admin of dom0 runs it.
+pub(crate) fn the_command_line(guest: &Guest) -> Result<()> {
+    for (args, wanted) in [
+        (&["vms"][..], 0),
+        (&["info", &guest.target()], 0),
+        (&["ps", &guest.name], 0),
+        (&["sockets", &format!("xen:{}", guest.id)], 0),
+        (&["check", &guest.target()], 1),
+        (&["ps", "xen:4000"], 2),
+    ] {
+        let output =
+            Command::new("/bin/lynceus").args(args).env("LYNCEUS_PROFILES", "/tmp/profiles").output()?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(
+            output.status.code() == Some(wanted),
+            "lynceus {}: {}: {text}",
+            args.join(" "),
+            output.status
+        );
+        println!("LAB $ lynceus {}", args.join(" "));
+        text.lines()
+            .take(5)
+            .for_each(|line| println!("LAB   {}", line.chars().take(110).collect::<String>()));
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! A guest domain, asked over its console.
+
+use crate::toolstack::{run, until, uptime, xenstore, xl};
+use anyhow::{Context, Result, bail};
+use lynceus_lab::truth::Truth;
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::time::Duration;
+
+/// A running domain.
+pub(crate) struct Guest {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) id: u16,
+    console: RefCell<BufReader<File>>,
+}
+
+impl Guest {
+    /// Creates it and waits until everything in it stands.
+    pub(crate) fn create(name: &str, kind: &str, kernel: &str) -> Result<Guest> {
+        let config = format!(
+            "name = \"{name}\"\ntype = \"{kind}\"\nkernel = \"/guests/{kernel}\"\nramdisk = \"/guests/{kernel}.initramfs\"\n\
+             extra = \"quiet loglevel=0 panic=1 lynceus.port=hvc0\"\nmemory = 256\nvcpus = 2\non_crash = \"preserve\"\non_reboot = \"restart\"\n"
+        );
+        let path = format!("/etc/xen/{name}.cfg");
+        fs::write(&path, config)?;
+        println!("LAB {name}: created at {} s", uptime());
+        xl(&["create", "-q", &path])?;
+        let id: u16 = xl(&["domid", name])?.trim().parse().context("domid")?;
+        let guest = Guest::connect(name.to_owned(), kind.to_owned(), id)?;
+        guest.wait_ready()?;
+        println!("LAB {name}: ready at {} s", uptime());
+        Ok(guest)
+    }
+
+    /// The domain's console, whose other end was just made.
+    pub(crate) fn connect(name: String, kind: String, id: u16) -> Result<Guest> {
+        let tty = until("a console", Duration::from_secs(20), || {
+            xenstore(&format!("/local/domain/{id}/console/tty")).ok().filter(|tty| !tty.is_empty())
+        })?;
+        run(&["/bin/busybox", "stty", "-F", &tty, "raw", "-echo"])?;
+        let console = BufReader::new(File::options().read(true).write(true).open(&tty)?);
+        Ok(Guest { name, kind, id, console: RefCell::new(console) })
+    }
+
+    /// What its kernel and init say before they are ready goes over the same line.
+    pub(crate) fn wait_ready(&self) -> Result<()> {
+        let mut seen = String::new();
+        for _ in 0..500 {
+            let mut line = Vec::new();
+            if self.console.borrow_mut().read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.trim() == "READY" {
+                return Ok(());
+            }
+            seen.push_str(&line);
+        }
+        bail!("{}: not ready: {seen}", self.name)
+    }
+
+    /// Its own account of itself.
+    pub(crate) fn truth(&self) -> Result<Truth> {
+        let truth = Truth::parse(&self.ask("TRUTH")?)?;
+        let mut missing = lynceus_lab::scenery::missing(&truth)?;
+        // A PV kernel has no huge pages.
+        missing.retain(|what| self.kind != "pv" || !what.contains("anon_hugepage"));
+        if !missing.is_empty() {
+            bail!("{}: the scenery lacks: {}", self.name, missing.join("; "));
+        }
+        Ok(truth)
+    }
+
+    /// Sends a command, returns the answer.
+    pub(crate) fn ask(&self, line: &str) -> Result<Vec<u8>> {
+        let mut console = self.console.borrow_mut();
+        console.get_mut().write_all(format!("{line}\n").as_bytes())?;
+        let mut head = String::new();
+        console.read_line(&mut head)?;
+        let (word, len) =
+            head.trim_end().split_once(' ').with_context(|| format!("the guest said {head:?}"))?;
+        let mut bytes = vec![0; len.parse().with_context(|| format!("the guest said {head:?}"))?];
+        console.read_exact(&mut bytes)?;
+        if word != "OK" {
+            bail!("{}: {line}: {}", self.name, String::from_utf8_lossy(&bytes));
+        }
+        Ok(bytes)
+    }
+
+    pub(crate) fn target(&self) -> String {
+        format!("xen:{}", self.name)
+    }
+}

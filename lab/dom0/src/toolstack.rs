@@ -1,0 +1,113 @@
+//! Brings dom0 up as a distribution would: file systems, modules, xenstored, xenconsoled.
+
+use anyhow::{Context, Result, ensure};
+use std::ffi::CString;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const TOOLS: &str = "/usr/lib/xen-4.17/bin";
+const MOUNTS: &[(&str, &str)] = &[
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("devpts", "/dev/pts"),
+    ("tmpfs", "/dev/shm"),
+    ("tmpfs", "/run"),
+    ("tmpfs", "/tmp"),
+];
+
+pub(crate) fn start() -> Result<()> {
+    for (kind, target) in MOUNTS {
+        fs::create_dir_all(target)?;
+        mount(kind, target)?;
+    }
+    for folder in ["/run/xen", "/run/lock", "/run/xenstored", "/var/log/xen/console"] {
+        fs::create_dir_all(folder)?;
+    }
+    std::os::unix::fs::symlink("/run", "/var/run")?;
+    for name in fs::read_to_string("/modules/order")?.lines() {
+        run(&["/bin/busybox", "insmod", &format!("/modules/{name}.ko")])?;
+    }
+    mount("xenfs", "/proc/xen")?;
+    let capabilities = fs::read_to_string("/proc/xen/capabilities")?;
+    ensure!(capabilities.contains("control_d"), "not dom0: {capabilities:?}");
+    run(&[&format!("{TOOLS}/xenstored"), "--pid-file", "/run/xen/xenstored.pid"])?;
+    until("XenStore", Duration::from_secs(20), || {
+        run(&["/usr/bin/xenstore-read", "/"]).is_ok().then_some(())
+    })?;
+    run(&[&format!("{TOOLS}/xen-init-dom0")])?;
+    run(&[&format!("{TOOLS}/xenconsoled"), "--pid-file=/run/xen/xenconsoled.pid"])?;
+    println!("LAB toolstack up after {} s", uptime());
+    Ok(())
+}
+
+/// The guests to create: kind and kernel.
+pub(crate) fn plan() -> Result<Vec<(String, String)>> {
+    let text = fs::read_to_string("/guests/plan")?;
+    let guests = text.lines().filter_map(|line| line.split_once(' '));
+    Ok(guests.map(|(kind, kernel)| (kind.to_owned(), kernel.to_owned())).collect())
+}
+
+pub(crate) fn xl(args: &[&str]) -> Result<String> {
+    let program = format!("{TOOLS}/xl");
+    run(&[&[program.as_str()], args].concat())
+}
+
+pub(crate) fn xenstore(path: &str) -> Result<String> {
+    run(&["/usr/bin/xenstore-read", path]).map(|text| text.trim().to_owned())
+}
+
+pub(crate) fn run(args: &[&str]) -> Result<String> {
+    let (program, rest) = args.split_first().context("no program")?;
+    let output = Command::new(program)
+        .args(rest)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| program.to_string())?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(output.status.success(), "{}: {}: {text}", args.join(" "), output.status);
+    Ok(text)
+}
+
+/// Asks again until there is an answer.
+pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return Ok(answer);
+        }
+        ensure!(started.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+pub(crate) fn uptime() -> String {
+    fs::read_to_string("/proc/uptime").unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// What may explain a failure.
+pub(crate) fn post_mortem() {
+    for args in [&["list"][..], &["dmesg"]] {
+        let text = xl(args).unwrap_or_else(|error| format!("{error:#}"));
+        let lines: Vec<&str> = text.lines().collect();
+        println!("{}", lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n"));
+    }
+}
+
+fn mount(kind: &str, target: &str) -> Result<()> {
+    let (kind, at) = (CString::new(kind)?, CString::new(target)?);
+    // SAFETY: strings that outlive the call.
+    let done = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    ensure!(done == 0, "mount {target}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+pub(crate) fn power_off() -> ! {
+    // SAFETY: flushes, then ends the machine.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::LINUX_REBOOT_CMD_POWER_OFF);
+    }
+    std::process::exit(1)
+}

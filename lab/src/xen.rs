@@ -1,0 +1,295 @@
+//! A real Xen with a service domain and guests, under QEMU's software emulation: what runs in dom0 is `lab/dom0`.
+//!
+//! Xen, its tools and dom0's kernel come from Debian 12's packages, unpacked and never installed.
+
+use crate::folder;
+use crate::initramfs::{self, Cpio, static_program};
+use crate::kernels::{self, Apt, KernelVersion, numbers, run};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PACKAGES: &[&str] = &[
+    "xen-hypervisor-4.17-amd64",
+    "xen-utils-4.17",
+    "xen-utils-common",
+    "libxenmisc4.17",
+    "xenstore-utils",
+    "libxencall1",
+    "libxendevicemodel1",
+    "libxenevtchn1",
+    "libxenforeignmemory1",
+    "libxengnttab1",
+    "libxenhypfs1",
+    "libxenstore4",
+    "libxentoolcore1",
+    "libxentoollog1",
+    "libyajl2",
+    // Headers, for the program that is compared with.
+    "libxen-dev",
+];
+/// The generic flavour: the cloud flavour cannot be dom0.
+const DOM0_KERNEL: (&str, &str) = ("linux-image-6.1.", "-amd64-unsigned");
+/// Kernel modules of dom0, in the order in which they are loaded.
+const MODULES: &[&str] =
+    &["xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "llc", "stp", "bridge"];
+/// Of xen-utils, by where dom0's program expects them.
+const TOOLS: &str = "usr/lib/xen-4.17/bin";
+const PROGRAMS: &[&str] = &["xl", "xenstored", "xenconsoled", "xen-init-dom0", "libxl-save-helper"];
+/// The whole run; a busy machine takes its time.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Kinds of domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Paravirtual.
+    Pv,
+    /// With hardware support and no firmware.
+    Pvh,
+}
+
+/// The guests of a whole run: both kinds, every kernel. Of the kernels only 6.1 runs reliably as a PVH guest under emulation: 5.10 ends
+/// in a triple fault inside a hypercall, 6.12 stops answering.
+pub const MATRIX: [(Kind, KernelVersion); 5] = [
+    (Kind::Pvh, KernelVersion::V6_1),
+    (Kind::Pv, KernelVersion::V6_1),
+    (Kind::Pv, KernelVersion::V5_10),
+    (Kind::Pv, KernelVersion::V6_12),
+    (Kind::Pv, KernelVersion::V7),
+];
+
+/// Boots Xen with dom0, which creates these guests one after the other, looks into them and judges. What it wrote to its
+/// console.
+///
+/// # Errors
+/// It did not say that all passed; the end of the console is in the error.
+pub fn run_all(guests: &[(Kind, KernelVersion)]) -> Result<String> {
+    let unpacked = fetch()?;
+    let folder = tempfile::Builder::new().prefix("xen-").tempdir_in(folder::lab("run")?)?;
+    let image = folder.path().join("dom0");
+    fs::write(&image, pack(&unpacked, guests, folder.path())?)?;
+    let console = boot(&unpacked, &image, folder.path())?;
+    fs::write(folder::lab("logs")?.join("xen"), &console)?;
+    if !console.contains("LAB PASS") {
+        let lines: Vec<&str> = console.lines().collect();
+        bail!("{}", lines.get(lines.len().saturating_sub(80)..).unwrap_or_default().join("\n"));
+    }
+    Ok(console)
+}
+
+/// Downloads and unpacks, once.
+fn fetch() -> Result<PathBuf> {
+    folder::once("xen-4.17-dev", |folder| {
+        println!("downloading Debian's Xen 4.17 and a kernel for its service domain");
+        let apt = Apt::new("bookworm", &folder.join("apt"))?;
+        let names = apt.names()?;
+        let (start, end) = DOM0_KERNEL;
+        let fits = |name: &&String| {
+            name.starts_with(start)
+                && name.ends_with(end)
+                && !name.contains("-rt-")
+                && !name.contains("-cloud-")
+        };
+        let kernel =
+            names.iter().filter(fits).max_by_key(|name| numbers(name)).context("no kernel for dom0")?;
+        let mut packages: Vec<String> = PACKAGES.iter().map(|name| (*name).to_owned()).collect();
+        packages.push(kernel.clone());
+        let debs = folder.join("debs");
+        fs::create_dir_all(&debs)?;
+        apt.download(&packages, &debs)?;
+        for deb in fs::read_dir(&debs)? {
+            run(Command::new("dpkg").arg("-x").arg(deb?.path()).arg(folder.join("root")))?;
+        }
+        fs::remove_dir_all(&debs)?;
+        fs::remove_dir_all(folder.join("apt"))?;
+        let root = folder.join("root/boot");
+        let xen = Command::new("gzip").arg("-dc").arg(root.join("xen-4.17-amd64.gz")).output()?;
+        ensure!(xen.status.success(), "gzip: {}", String::from_utf8_lossy(&xen.stderr));
+        fs::write(folder.join("xen"), xen.stdout)?;
+        let vmlinuz = starting_with(&root, "vmlinuz-")?;
+        Ok(fs::write(folder.join("vmlinux"), unpack_kernel(&fs::read(vmlinuz)?)?)?)
+    })
+}
+
+fn starting_with(folder: &Path, start: &str) -> Result<PathBuf> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(start)) {
+            return Ok(path);
+        }
+    }
+    bail!("{}: no {start}*", folder.display())
+}
+
+/// The kernel out of a bzImage (`Documentation/arch/x86/boot.rst`, `payload_offset`): emulated Xen would take long to do it.
+fn unpack_kernel(image: &[u8]) -> Result<Vec<u8>> {
+    let word = |at: usize| -> Result<usize> {
+        let bytes = image.get(at..at + 4).context("a short kernel image")?;
+        Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
+    };
+    let setup = (usize::from(*image.get(0x1f1).context("a short kernel image")?) + 1) * 512;
+    let start = setup + word(0x248)?;
+    let payload = image.get(start..start + word(0x24c)?).context("a payload outside of the image")?;
+    ensure!(payload.starts_with(b"\xfd7zXZ\0"), "dom0's kernel is not packed with xz");
+    let mut kernel = Vec::new();
+    lzma_rust2::XzReader::new(payload, false).read_to_end(&mut kernel)?;
+    Ok(kernel)
+}
+
+/// dom0's initramfs: its PID 1 (ours), the toolstack with its libraries, and the guests' kernels.
+fn pack(unpacked: &Path, guests: &[(Kind, KernelVersion)], folder: &Path) -> Result<Vec<u8>> {
+    let root = unpacked.join("root");
+    let mut cpio = Cpio::default();
+    for folder in [
+        "bin",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "tmp",
+        "etc",
+        "etc/xen",
+        "guests",
+        "lib",
+        "lib/x86_64-linux-gnu",
+        "lib64",
+        "modules",
+        "usr",
+        "usr/bin",
+        "usr/lib",
+        "usr/lib/xen-4.17",
+        TOOLS,
+        "var",
+        "var/lib",
+        "var/lib/xen",
+        "var/log",
+        "var/log/xen",
+        "var/lock",
+    ] {
+        cpio.folder(folder);
+    }
+    cpio.device("dev/console", 5, 1);
+    let add = |cpio: &mut Cpio, name: &str, path: &Path| -> Result<()> {
+        let content = fs::read(path).with_context(|| path.display().to_string())?;
+        cpio.file(name, 0o755, &content);
+        Ok(())
+    };
+    add(&mut cpio, "init", &static_program("lynceus-lab-dom0", false)?)?;
+    add(&mut cpio, "bin/lynceus", &static_program("lynceus", false)?)?;
+    add(&mut cpio, "bin/busybox", Path::new("/bin/busybox"))?;
+    let foreign = folder.join("foreign");
+    compile_foreign(&root, &foreign)?;
+    let mut programs: Vec<(String, PathBuf)> =
+        PROGRAMS.iter().map(|name| (format!("{TOOLS}/{name}"), root.join(TOOLS).join(name))).collect();
+    programs.push(("usr/bin/xenstore-read".to_owned(), root.join("usr/bin/xenstore-read")));
+    programs.push(("bin/foreign".to_owned(), foreign));
+    let mut libraries = BTreeSet::from([PathBuf::from("/usr/lib/x86_64-linux-gnu/libgcc_s.so.1")]);
+    for (name, path) in &programs {
+        add(&mut cpio, name, path)?;
+        libraries.extend(needed_by(path, &root)?);
+    }
+    for library in libraries {
+        let name = library.file_name().and_then(|name| name.to_str()).context("a library without a name")?;
+        add(&mut cpio, &format!("lib/x86_64-linux-gnu/{name}"), &library)?;
+    }
+    add(&mut cpio, "lib64/ld-linux-x86-64.so.2", Path::new("/lib64/ld-linux-x86-64.so.2"))?;
+    add(&mut cpio, "etc/xen/xl.conf", &root.join("etc/xen/xl.conf"))?;
+    let modules = starting_with(&root.join("lib/modules"), "6.")?;
+    let mut order = String::new();
+    for name in MODULES {
+        let code = initramfs::find_module(&modules, name)?.with_context(|| format!("no module {name}"))?;
+        cpio.file(&format!("modules/{name}.ko"), 0o644, &code);
+        order.push_str(&format!("{name}\n"));
+    }
+    cpio.file("modules/order", 0o644, order.as_bytes());
+    let mut plan = String::new();
+    for (kind, version) in guests {
+        let kind = if *kind == Kind::Pv { "pv" } else { "pvh" };
+        plan.push_str(&format!("{kind} {version}\n"));
+    }
+    cpio.file("guests/plan", 0o644, plan.as_bytes());
+    let mut versions: Vec<KernelVersion> = Vec::new();
+    for (_, version) in guests {
+        if versions.contains(version) {
+            continue;
+        }
+        versions.push(*version);
+        let kernel = kernels::fetch(*version)?;
+        add(&mut cpio, &format!("guests/{version}"), &kernel.vmlinuz)?;
+        add(&mut cpio, &format!("guests/{version}.initramfs"), &initramfs::build(&kernel)?)?;
+    }
+    Ok(cpio.finish())
+}
+
+/// The program that reads a domain through Xen's own library.
+fn compile_foreign(root: &Path, out: &Path) -> Result<()> {
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-I"]).arg(root.join("usr/include")).arg("-o").arg(out);
+    gcc.arg(folder::workspace().join("lab/dom0/foreign.c"));
+    // Its own libraries are found when it runs.
+    gcc.arg(libraries.join("libxenforeignmemory.so.1")).args(["-Wl,--allow-shlib-undefined"]);
+    run(&mut gcc)
+}
+
+/// The shared libraries of a program, from the unpacked packages or from this machine.
+fn needed_by(program: &Path, root: &Path) -> Result<Vec<PathBuf>> {
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let output = Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", &libraries).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success() && !text.contains("not found"), "ldd {}: {text}", program.display());
+    let path = |line: &str| line.split("=> ").nth(1)?.split_whitespace().next().map(PathBuf::from);
+    Ok(text.lines().filter_map(path).collect())
+}
+
+/// Prints the lines of ours that were added to the console since the first `told` bytes. How many bytes there are.
+fn tell(console: &Path, told: usize) -> usize {
+    let text = fs::read(console).unwrap_or_default();
+    let new = text.get(told..).unwrap_or_default();
+    let Some(end) = new.iter().rposition(|byte| *byte == b'\n') else { return told };
+    let lines = String::from_utf8_lossy(new.get(..end).unwrap_or_default()).into_owned();
+    lines.lines().filter(|line| line.starts_with("LAB")).for_each(|line| println!("{}", line.trim_end()));
+    told + end + 1
+}
+
+/// Runs it until dom0 powers off. What it wrote to the serial port.
+fn boot(unpacked: &Path, image: &Path, folder: &Path) -> Result<String> {
+    let console = folder.join("console");
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-name", "lab-xen"]);
+    // With SMAP a PV dom0 crashes early under emulation; SVM with nested paging is what PVH guests need.
+    command.args(["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "qemu64,+svm,+npt", "-smp", "2"]);
+    command.args(["-m", "2816", "-display", "none", "-nodefaults", "-no-reboot"]);
+    command.args(["-serial", &format!("file:{}", console.display())]);
+    command.arg("-kernel").arg(unpacked.join("xen"));
+    let options =
+        "dom0_mem=1G,max:1G com1=115200,8n1 console=com1 loglvl=warning guest_loglvl=warning no-real-mode";
+    command.args(["-append", options, "-initrd"]);
+    let kernel = unpacked.join("vmlinux");
+    command.arg(format!("{} console=hvc0 quiet panic=1,{}", kernel.display(), image.display()));
+    let log = fs::File::create(folder.join("qemu.log"))?;
+    let mut qemu = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("cannot start QEMU")?;
+    let started = Instant::now();
+    let mut told = 0;
+    while qemu.try_wait()?.is_none() {
+        told = tell(&console, told);
+        if started.elapsed() > LIMIT {
+            qemu.kill()?;
+            qemu.wait()?;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let text = fs::read(&console).unwrap_or_default();
+    let log = fs::read(folder.join("qemu.log")).unwrap_or_default();
+    Ok([String::from_utf8_lossy(&text), String::from_utf8_lossy(&log)].concat())
+}
