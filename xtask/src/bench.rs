@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Only build and boot what is measured
     #[arg(long, hide = true)]
     prepare: bool,
+    /// Only run the Xen lab and print its figures
+    #[arg(long, hide = true)]
+    xen: bool,
 }
 
 /// All figures of one run.
@@ -48,6 +51,8 @@ pub(crate) struct Figures {
     guests: Vec<GuestFigures>,
     /// Listings of the large guest: cold and cached.
     large: Vec<(&'static str, Measured, Measured)>,
+    /// What the service domain of the Xen lab printed.
+    xen: Result<BTreeMap<String, f64>, String>,
     volatility: String,
     load_before: String,
     floor_bytes: u64,
@@ -84,6 +89,14 @@ pub(crate) struct OnTarget {
 pub(crate) fn run_all(args: &Args) -> Result<()> {
     if args.prepare {
         return prepare();
+    }
+    if args.xen {
+        let console = lynceus_lab::xen::run_all(&[(lynceus_lab::xen::Kind::Pvh, KernelVersion::V6_1)])?;
+        console
+            .lines()
+            .filter(|line| line.starts_with("FIGURE "))
+            .for_each(|line| println!("{}", line.trim_end()));
+        return Ok(());
     }
     // In a process of its own: see `measure`.
     run(Command::new(std::env::current_exe()?).args(["bench", "--prepare"]))?;
@@ -135,6 +148,7 @@ fn measure_all(args: &Args) -> Result<Figures> {
     Ok(Figures {
         guests,
         large: large(&folder, args)?,
+        xen: xen(),
         volatility: peers.volatility_version(),
         load_before: load_before.split_whitespace().next().unwrap_or("unknown").to_owned(),
         floor_bytes: measure::own_peak_bytes(),
@@ -210,4 +224,14 @@ fn large(folder: &Path, args: &Args) -> Result<Vec<(&'static str, Measured, Meas
             (listing, cold, target.cached(runs, listing))
         })
         .into())
+}
+
+/// A PVH guest under Xen, in a process of its own like all that takes memory.
+fn xen() -> Result<BTreeMap<String, f64>, String> {
+    println!("a PVH guest under Xen");
+    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+    let (text, _) = measure::output(Command::new(this).args(["bench", "--xen"]))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("FIGURE ")).collect();
+    Ok(peers::figures(&lines.join("\n")))
 }

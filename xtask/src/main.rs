@@ -20,6 +20,8 @@ enum Chore {
         #[arg(last = true)]
         passed_on: Vec<String>,
     },
+    /// Boot a real Xen with its service domain, look into PV and PVH guests from there
+    XenLab,
     /// Measure beside the peers and write docs/benchmarks.md
     Bench(bench::Args),
     /// Run every fuzz target for a while
@@ -30,7 +32,14 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Demo => demo::run_all(),
         Chore::Test { passed_on } => test::run_all(&passed_on),
+        Chore::XenLab => xen_lab(),
         Chore::Bench(args) => bench::run_all(&args),
         Chore::Fuzz(args) => fuzz::run_all(&args),
     }
+}
+
+/// What `tests/xen.rs` runs, told while it happens.
+fn xen_lab() -> anyhow::Result<()> {
+    lynceus_lab::packages::ensure(lynceus_lab::packages::ALL)?;
+    lynceus_lab::xen::run_all(&lynceus_lab::xen::MATRIX).map(drop)
 }

@@ -78,6 +78,12 @@ pub(crate) fn goals(figures: &Figures) -> Vec<Goal> {
         limit: mb(64.0),
         values: vec![peaks.map(|all| all.into_iter().fold(0.0, f64::max))],
     });
+    let xen = |key| figures.xen.as_ref().map_err(Clone::clone).and_then(|found| figure(found, key));
+    goals.push(Goal {
+        what: "all RAM of a PVH guest of Xen's against libxenforeignmemory",
+        limit: Limit::AtMost(2.0, "times"),
+        values: vec![xen("pvh read, ours").and_then(|ours| Ok(ours / xen("pvh read, libxenforeignmemory")?))],
+    });
     goals
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     }
     out.push_str(&in_process(figures));
     out.push_str(&large(figures));
+    out.push_str(&xen(figures));
     out.push_str(METHOD);
     out
 }
@@ -226,6 +227,26 @@ fn large(figures: &Figures) -> String {
         "\nNo peak can be measured below {:.1} MB, which is what the measuring program holds itself.",
         figures.floor_bytes as f64 / 1e6
     );
+    out
+}
+
+fn xen(figures: &Figures) -> String {
+    let mut out = String::from(
+        "\n## Under Xen\n\nIn dom0 of a Xen under software emulation, so only ratios mean anything: a PVH guest with kernel 6.1.\n\n",
+    );
+    let found = match &figures.xen {
+        Ok(found) => found,
+        Err(why) => return out + "Not measured: " + &cell(why) + "\n",
+    };
+    out.push_str("| | |\n|---|---|\n");
+    for (name, key) in [
+        ("all RAM, mapped and copied, ours", "pvh read, ours"),
+        ("the same through libxenforeignmemory", "pvh read, libxenforeignmemory"),
+        ("a process list, nothing mapped", "pvh process list, cold windows"),
+        ("a process list, all mapped", "pvh process list, warm"),
+    ] {
+        let _ = writeln!(out, "| {name} | {} |", figure(found, key).map_or_else(|why| cell(&why), time));
+    }
     out
 }
 
