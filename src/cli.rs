@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Info(TargetArgs),
     /// Look for hidden tasks and modules
     Check(TargetArgs),
+    /// Scan a guest's memory with YARA rules
+    Scan(ScanArgs),
     /// Write a guest's memory to a file
     Dump(DumpArgs),
     /// Kernel profiles: what is known of kernel builds
@@ -115,6 +117,32 @@ pub(crate) struct LookArgs {
     /// Read a Xen domain even where this kernel cannot restrict the handle to that one domain
     #[arg(long, help_heading = "Looking")]
     pub(crate) allow_unrestricted: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ScanArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Rule files, or folders with *.yar and *.yara files
+    #[arg(short, long, required = true, num_args = 1.., value_name = "PATH")]
+    pub(crate) rules: Vec<PathBuf>,
+    /// Where to look
+    #[arg(short, long, value_enum, value_delimiter = ',', default_values = ["process", "kernel"])]
+    pub(crate) scope: Vec<ScanScope>,
+    /// Of the processes only this one
+    #[arg(short, long)]
+    pub(crate) pid: Option<u32>,
+}
+
+/// Parts of a guest's memory.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScanScope {
+    /// Every map of every process, as far as it is in memory
+    Process,
+    /// The kernel's text and read-only data, and its modules
+    Kernel,
+    /// All RAM, whoever owns it
+    Physical,
 }
 
 #[derive(Args)]

@@ -229,3 +229,57 @@ fn completions_and_man_pages() -> Result<()> {
     ensure!(man.join("lynceus-ps.1").is_file());
     Ok(())
 }
+
+#[test]
+fn scan_says_where_a_rule_matches_and_which_rules_are_broken() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (profiles, rules) = (folder.path().join("profiles"), folder.path().join("rules"));
+    std::fs::create_dir(&rules)?;
+    let path = rules.display().to_string();
+    let nothing = lynceus(&profiles, &["scan", image(), "--rules", &path]);
+    ensure!(
+        nothing.status.code() == Some(ERROR) && text(&nothing).contains("no rule files"),
+        "{}",
+        text(&nothing)
+    );
+    std::fs::write(
+        rules.join("none.yar"),
+        "rule none { strings: $a = \"no guest has this 8f2e\" condition: $a }",
+    )?;
+    let clean = lynceus(&profiles, &["scan", image(), "--rules", &path]);
+    ensure!(
+        clean.status.code() == Some(CLEAN) && text(&clean).contains("1 rules of 1 files"),
+        "{}",
+        text(&clean)
+    );
+    // The lab's processes carry their names as arguments.
+    let rule = "rule name : lab { meta: severity = \"low\" strings: $a = \"lab-plain\" condition: $a }";
+    std::fs::write(rules.join("name.yar"), rule)?;
+    let task = frozen().truth.task_named("lab-plain")?.pid.to_string();
+    let args = ["--json", "scan", image(), "--rules", &path, "--pid", &task, "--scope", "process"];
+    let found = lynceus(&profiles, &args);
+    ensure!(found.status.code() == Some(FINDINGS), "{}", text(&found));
+    let rows = json_lines(found.stdout)?;
+    has(&rows, "id, time_ms, vm, detector, technique, severity, summary, subject, rule")?;
+    for row in &rows {
+        ensure!(row["rule"]["rule"] == "name" && row["subject"]["comm"] == "lab-plain", "{row}");
+        ensure!(row["rule"]["strings"][0]["bytes"] == "6c61622d706c61696e", "{row}");
+    }
+    std::fs::write(rules.join("bad.yar"), "rule bad {\n  condition: $x\n}")?;
+    let incomplete = lynceus(
+        &profiles,
+        &[
+            "scan",
+            image(),
+            "--rules",
+            &rules.join("none.yar").display().to_string(),
+            &rules.join("bad.yar").display().to_string(),
+        ],
+    );
+    ensure!(
+        incomplete.status.code() == Some(INCOMPLETE) && text(&incomplete).contains("bad.yar: 2:"),
+        "{}",
+        text(&incomplete)
+    );
+    Ok(())
+}

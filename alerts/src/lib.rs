@@ -33,7 +33,9 @@ impl Alert {
 fn id(vm: &str, finding: &Finding) -> String {
     let subject = format!("{:?}", finding.subject);
     let mut digest = blake3::Hasher::new();
-    for part in [vm, finding.detector, &subject] {
+    let rule =
+        finding.rule.as_ref().map_or_else(String::new, |rule| format!("{} {}", rule.namespace, rule.rule));
+    for part in [vm, finding.detector, &subject, &rule] {
         digest.update(&(part.len() as u64).to_le_bytes());
         digest.update(part.as_bytes());
     }
@@ -48,12 +50,13 @@ mod tests {
     fn finding(pid: u32) -> Finding {
         Finding {
             detector: "hidden_task",
-            technique: "T1014",
+            technique: "T1014".into(),
             severity: Severity::Critical,
             summary: "a \"summary\"\nof two lines".to_owned(),
             subject: Subject::Task { pid, tgid: pid, comm: "x".to_owned(), address: 1 },
             seen_in: vec!["slab pages"],
             missing_from: vec!["task list"],
+            rule: None,
         }
     }
 

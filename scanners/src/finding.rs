@@ -1,6 +1,8 @@
 //! What a detector reports: a fact about a guest, with what proves it.
 
+use crate::signatures::RuleMatch;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// How bad it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
@@ -40,6 +42,21 @@ pub enum Subject {
         /// Address of its `struct module`.
         address: u64,
     },
+    /// A piece of memory.
+    Memory {
+        /// The process whose it is; none for the kernel's and for all RAM.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+        /// Its name, as the guest wrote it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        comm: Option<String>,
+        /// First address.
+        start: u64,
+        /// The address after the last.
+        end: u64,
+        /// The file or name of the map, or of the part of the kernel.
+        path: String,
+    },
     /// Something that the guest's memory and a trusted profile of the same build tell differently.
     Profile {
         /// The symbol, or the structure and its member.
@@ -53,7 +70,7 @@ pub struct Finding {
     /// Name of the detector.
     pub detector: &'static str,
     /// MITRE ATT&CK technique.
-    pub technique: &'static str,
+    pub technique: Cow<'static, str>,
     /// How bad it is.
     pub severity: Severity,
     /// The fact in a line.
@@ -64,4 +81,7 @@ pub struct Finding {
     pub seen_in: Vec<&'static str>,
     /// Views that should show it and do not.
     pub missing_from: Vec<&'static str>,
+    /// The signature that matched, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleMatch>,
 }

@@ -9,6 +9,7 @@
 mod crossview;
 mod finding;
 mod profiles;
+pub mod signatures;
 
 pub use crossview::{hidden_modules, hidden_tasks};
 pub use finding::{Finding, Severity, Subject};

@@ -21,11 +21,12 @@ fn finding(disagreement: &Disagreement) -> Finding {
     };
     Finding {
         detector: "profile_disagreement",
-        technique: "T1014",
+        technique: "T1014".into(),
         severity: Severity::High,
         summary: format!("the kernel in memory is not the one it claims to be: {disagreement}"),
         subject: Subject::Profile { symbol: symbol.clone() },
         seen_in: vec!["guest memory"],
         missing_from: vec!["trusted profile"],
+        rule: None,
     }
 }

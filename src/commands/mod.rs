@@ -1,5 +1,6 @@
 //! The commands: each attaches, looks and prints.
 
+mod alerts;
 mod bpf;
 mod check;
 mod dump;
@@ -13,6 +14,7 @@ mod mounts;
 mod net;
 mod profile;
 mod ps;
+mod scan;
 mod sockets;
 mod vms;
 
@@ -61,6 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         }
         Command::Info(target) => info::run(output, &attach(&target)?),
         Command::Check(target) => check::run(output, &attach(&target)?),
+        Command::Scan(args) => scan::run(output, &args),
         Command::Dump(args) => dump::run(output, &args),
         Command::Completions { shell } => Ok(generate::completions(shell)),
         Command::Man { folder } => generate::man_pages(&folder),

@@ -8,6 +8,7 @@ mod hostile;
 mod lists;
 mod page_tables;
 mod pointers;
+mod signatures;
 mod strings;
 mod symbols;
 mod tearing;

@@ -52,7 +52,7 @@ fn look(view: &View<'_>) -> Partial<Finding> {
 fn finding(module: Module, seen_in: Vec<&'static str>, missing_from: Vec<&'static str>) -> Finding {
     Finding {
         detector: NAME,
-        technique: TECHNIQUE,
+        technique: TECHNIQUE.into(),
         severity: Severity::Critical,
         summary: format!(
             "module {} is hidden: in the {}, not in the {}",
@@ -63,5 +63,6 @@ fn finding(module: Module, seen_in: Vec<&'static str>, missing_from: Vec<&'stati
         subject: Subject::Module { name: module.name, base: module.base.0, address: module.at.0 },
         seen_in,
         missing_from,
+        rule: None,
     }
 }

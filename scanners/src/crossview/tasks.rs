@@ -82,7 +82,7 @@ fn finding(sighting: Sighting, missing_from: Vec<&'static str>) -> Finding {
     let Sighting { task, seen_in } = sighting;
     Finding {
         detector: NAME,
-        technique: TECHNIQUE,
+        technique: TECHNIQUE.into(),
         severity: Severity::Critical,
         summary: format!(
             "task {} ({}) is hidden: in the {}, not in the {}",
@@ -94,5 +94,6 @@ fn finding(sighting: Sighting, missing_from: Vec<&'static str>) -> Finding {
         subject: Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm, address: task.at.0 },
         seen_in,
         missing_from,
+        rule: None,
     }
 }
