@@ -59,8 +59,13 @@ pub(crate) enum Command {
     Bpf(TargetArgs),
     /// Tell what the guest is: kernel, slides, paging, boot time, and how it was found
     Info(TargetArgs),
-    /// Look for hidden tasks and modules
+    /// Look for hidden tasks and modules, hooks in the kernel, stolen credentials
     Check(TargetArgs),
+    /// Tell what a detector's findings mean and what to look at next
+    Explain {
+        /// The detector's name; all of them without one
+        detector: Option<String>,
+    },
     /// Scan a guest's memory with YARA rules
     Scan(ScanArgs),
     /// Write a guest's memory to a file

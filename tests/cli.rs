@@ -283,3 +283,19 @@ fn scan_says_where_a_rule_matches_and_which_rules_are_broken() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn every_detector_explains_itself() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let all = lynceus(folder.path(), &["--json", "explain"]);
+    let rows = json_lines(all.stdout)?;
+    has(&rows, "detector, technique, about, sees, evaded_by, false_positives, next")?;
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["detector"].as_str()).collect();
+    let known: Vec<&str> = lynceus_scanners::DETECTORS.iter().map(|detector| detector.name).collect();
+    ensure!(names == known, "{names:?}");
+    let one = lynceus(folder.path(), &["explain", "hidden_task"]);
+    ensure!(one.status.code() == Some(CLEAN) && text(&one).contains("T1014"), "{}", text(&one));
+    let none = lynceus(folder.path(), &["explain", "hidden_unicorn"]);
+    ensure!(none.status.code() == Some(ERROR) && text(&none).contains("hidden_module"), "{}", text(&none));
+    Ok(())
+}

@@ -42,6 +42,15 @@ pub enum Subject {
         /// Address of its `struct module`.
         address: u64,
     },
+    /// A place in the kernel's own data.
+    Kernel {
+        /// The symbol, with an index or offset.
+        symbol: String,
+        /// Its address.
+        address: u64,
+        /// What is there.
+        value: String,
+    },
     /// A piece of memory.
     Memory {
         /// The process whose it is; none for the kernel's and for all RAM.

@@ -58,6 +58,7 @@ impl Row for AlertRow {
                 format!("memory of {pid} ({}) {path}", comm.as_deref().unwrap_or_default())
             }
             Subject::Memory { path, .. } => path.clone(),
+            Subject::Kernel { symbol, .. } => symbol.clone(),
             Subject::Profile { symbol, .. } => format!("symbol or type {symbol}"),
         };
         vec![

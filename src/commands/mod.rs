@@ -4,6 +4,7 @@ mod alerts;
 mod bpf;
 mod check;
 mod dump;
+mod explain;
 mod files;
 mod generate;
 mod info;
@@ -63,6 +64,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         }
         Command::Info(target) => info::run(output, &attach(&target)?),
         Command::Check(target) => check::run(output, &attach(&target)?),
+        Command::Explain { detector } => explain::run(output, detector.as_deref()),
         Command::Scan(args) => scan::run(output, &args),
         Command::Dump(args) => dump::run(output, &args),
         Command::Completions { shell } => Ok(generate::completions(shell)),

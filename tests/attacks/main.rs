@@ -5,6 +5,7 @@
 
 mod counts;
 mod hostile;
+mod integrity;
 mod lists;
 mod page_tables;
 mod pointers;

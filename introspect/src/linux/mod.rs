@@ -3,6 +3,7 @@
 mod bpf;
 mod cgroup;
 mod chain;
+mod code;
 mod creds;
 mod files;
 mod fs;
@@ -32,6 +33,7 @@ mod walk;
 
 pub use bpf::{BpfLayout, BpfLink, BpfMap, BpfProgram};
 pub use cgroup::{CgroupLayout, container_of};
+pub use code::{Code, Gate};
 pub use creds::{Creds, CredsLayout};
 pub use files::{FileKind, FilesLayout, OpenFile};
 pub use fs::FsLayout;

@@ -16,6 +16,7 @@
 mod gather;
 mod rules;
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests;
 
 pub use rules::{BadRules, Rules, RulesError};

@@ -1,0 +1,81 @@
+//! Operation tables: the constant tables of functions by which files, directories and listings of /proc are served.
+//!
+//! *Sees*: a function of such a table of the kernel's image that was replaced: to hide files (`iterate_shared`), sockets
+//! (`show` of /proc/net/tcp), or to answer reads.
+//! *Evaded by*: a table of the attacker's own that an object is made to use, a change of the function's own code.
+//! *False positives*: none known: constant tables of the image hold functions of the image.
+//! ATT&CK T1014, Rootkit.
+
+use super::{Hook, judged};
+use crate::Finding;
+use lynceus_introspect::linux::{LinuxGuest, View};
+use lynceus_introspect::observe::Options;
+use lynceus_introspect::{Gva, Partial};
+
+pub(crate) const NAME: &str = "operation_table";
+pub(crate) const TECHNIQUE: &str = "T1014";
+
+/// How the kernel calls its tables of functions.
+const ENDINGS: [&str; 9] = [
+    "_operations",
+    "_fops",
+    "_iops",
+    "_file_ops",
+    "_seq_ops",
+    "_sops",
+    "_proc_ops",
+    "_dentry_ops",
+    "_super_ops",
+];
+/// Longest table that is read, in bytes; `struct file_operations` has some 300.
+const MAX_TABLE_BYTES: u64 = 512;
+
+/// Functions that lie elsewhere.
+pub fn operation_tables(guest: &LinuxGuest, options: &Options) -> Partial<Finding> {
+    guest.observe(options, look).result
+}
+
+fn look(view: &View<'_>) -> Partial<Finding> {
+    let mut found = Partial::default();
+    let modules = view.modules_in_tree();
+    let modules = found.absorb(modules);
+    let kernel = view.kernel();
+    let symbols = &kernel.profile.symbols;
+    let place = |name| kernel.profile.symbol(name);
+    let (start, end) = match (place("__start_rodata"), place("__end_rodata")) {
+        (Ok(start), Ok(end)) => (start, end),
+        (Err(missing), _) | (_, Err(missing)) => return Partial::unavailable("operation tables", missing),
+    };
+    for symbol in symbols.iter().filter(|symbol| (start..end).contains(&symbol.address)) {
+        // Entries of the tables of exported symbols carry the names of what they export.
+        let is_export = symbol.name.starts_with("__");
+        if is_export || !ENDINGS.iter().any(|ending| symbol.name.ends_with(ending)) {
+            continue;
+        }
+        let len = symbols.next_after(symbol.address).map_or(0, |next| next - symbol.address);
+        for offset in (0..len.min(MAX_TABLE_BYTES)).step_by(8) {
+            let at = Gva(kernel.slid(symbol.address).0.wrapping_add(offset));
+            let Some(handler) = found.ok("operation table", at, view.pointer(at)) else { break };
+            // Between functions lie flags, sizes, and pointers to data of the image: only code elsewhere counts.
+            if !handler.is_kernel() || in_image(view, handler) {
+                continue;
+            }
+            let hook = Hook {
+                detector: NAME,
+                technique: TECHNIQUE,
+                what: format!("a function of {}", symbol.name),
+                symbol: format!("{}+{offset:#x}", symbol.name),
+                at,
+                handler,
+                modules: &modules,
+            };
+            found.items.extend(judged(view, hook));
+        }
+    }
+    found
+}
+
+fn in_image(view: &View<'_>, at: Gva) -> bool {
+    let place = |name| view.kernel().symbol(name);
+    matches!((place("_text"), place("_end")), (Ok(start), Ok(end)) if at >= start && at < end)
+}
