@@ -172,8 +172,8 @@ mod tests {
         let mut child = Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap();
         let process = Process::open(child.id()).unwrap();
         let maps = String::from_utf8(process.text("maps").unwrap()).unwrap();
-        // Where a file is mapped from its start: not always the lowest mapping.
-        let start = maps.lines().find(|line| line.contains(" 00000000 ") && line.contains('/')).unwrap();
+        // Where the program's file is mapped from its start: not always the lowest mapping, nor the only file.
+        let start = maps.lines().find(|line| line.contains(" 00000000 ") && line.ends_with("sleep")).unwrap();
         let start = u64::from_str_radix(start.split('-').next().unwrap(), 16).unwrap();
         let memory = process.memory().unwrap();
         let (mut short, mut long) = (vec![0; 4], vec![0; SHORT_BYTES + 1]);
