@@ -132,7 +132,7 @@ pub(crate) struct ScanArgs {
     #[arg(short, long, required = true, num_args = 1.., value_name = "PATH")]
     pub(crate) rules: Vec<PathBuf>,
     /// Where to look
-    #[arg(short, long, value_enum, value_delimiter = ',', default_values = ["process", "kernel"])]
+    #[arg(short, long, value_enum, value_delimiter = ',', default_values = ["process", "files", "kernel"])]
     pub(crate) scope: Vec<ScanScope>,
     /// Of the processes only this one
     #[arg(short, long)]
@@ -144,6 +144,8 @@ pub(crate) struct ScanArgs {
 pub(crate) enum ScanScope {
     /// Every map of every process, as far as it is in memory
     Process,
+    /// Every file in the page cache, as a file: what ran, also when deleted
+    Files,
     /// The kernel's text and read-only data, and its modules
     Kernel,
     /// All RAM, whoever owns it

@@ -51,6 +51,21 @@ pub enum Subject {
         /// What is there.
         value: String,
     },
+    /// A file in the page cache.
+    File {
+        /// Its path within its file system; empty where the kernel has forgotten its name.
+        path: String,
+        /// The kind of its file system.
+        fs: String,
+        /// Its inode number.
+        inode: u64,
+        /// Its size in bytes.
+        size_bytes: u64,
+        /// It has no name on disk.
+        deleted: bool,
+        /// SHA-256 of its content, where all of it is in memory.
+        sha256: Option<String>,
+    },
     /// A piece of memory.
     Memory {
         /// The process whose it is; none for the kernel's and for all RAM.

@@ -20,6 +20,7 @@ pub(super) fn run(output: Output, args: &ScanArgs) -> Result<Outcome> {
     let has = |scope| args.scope.contains(&scope);
     let scope = Scope {
         processes: has(ScanScope::Process),
+        files: has(ScanScope::Files),
         kernel: has(ScanScope::Kernel),
         physical: has(ScanScope::Physical),
         pid: args.pid,

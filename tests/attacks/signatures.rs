@@ -4,15 +4,15 @@ use crate::hostile::Hostile;
 use lynceus_introspect::linux::{Map, Task};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gpa, Gva, Partial};
-use lynceus_scanners::Finding;
 use lynceus_scanners::signatures::{self, Rules, Scope};
+use lynceus_scanners::{Finding, Subject};
 
 const NEEDLE: &[u8] = b"Lynceus-Test-Signature-7f3a91c2!";
 const RULE: &str = r#"
 rule planted { meta: severity = 90 strings: $a = "Lynceus-Test-Signature-7f3a91c2!" condition: $a }
 rule pair { strings: $a = "Lynceus-First-Half-55d0" $b = "Lynceus-Other-Half-c7e1" condition: all of them }
 "#;
-const EVERYWHERE: Scope = Scope { processes: true, kernel: true, physical: false, pid: None };
+const EVERYWHERE: Scope = Scope { processes: true, files: true, kernel: true, physical: false, pid: None };
 
 fn rules() -> Rules {
     let folder = tempfile::tempdir().expect("a folder");
@@ -85,7 +85,7 @@ fn a_signature_across_two_pages() {
     assert_eq!((told.len_bytes, told.around.0.len(), told.around.1.len()), (NEEDLE.len() as u64, 128, 128));
     // The other process's memory alone has nothing of it.
     let other = guest.task("lab-user").pid;
-    assert!(scan(&guest, Scope { pid: Some(other), ..EVERYWHERE }).items.is_empty());
+    assert!(scan(&guest, Scope { pid: Some(other), files: false, ..EVERYWHERE }).items.is_empty());
 }
 
 /// Two strings of one rule in one map with pages between them that are not there.
@@ -146,6 +146,45 @@ fn a_signature_in_memory_that_nobody_owns() {
     let places_of_it = [start + (16 << 20) - 2000, start + (32 << 20) - 4096 - 9];
     places_of_it.into_iter().for_each(|at| guest.memory.write(Gpa(at), NEEDLE));
     assert!(scan(&guest, EVERYWHERE).items.is_empty());
-    let all = Scope { physical: true, processes: false, ..EVERYWHERE };
+    let all = Scope { physical: true, processes: false, files: false, ..EVERYWHERE };
     assert_eq!(places(&scan(&guest, all), "planted"), places_of_it);
+}
+
+/// The page cache has the files as they are: `busybox` as it is on this machine, a deleted program, one in a memfd.
+#[test]
+fn cached_files_are_the_files_themselves() {
+    use sha2::{Digest, Sha256};
+    let here: String = Sha256::digest(std::fs::read("/bin/busybox").expect("busybox"))
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("files.yar");
+    let rule = r#"rule program { condition: uint32(0) == 0x464c457f and filesize > 10KB }
+        rule box { condition: filename == "busybox" and filepath == "/bin/busybox" and filesize > 100KB }"#;
+    std::fs::write(&file, rule).expect("a file");
+    let rules = Rules::load(&[file]).expect("rules");
+    for guest in [Hostile::new(), Hostile::old()] {
+        let attached = guest.attach().expect("its kernel");
+        let scope = Scope { processes: false, kernel: false, ..EVERYWHERE };
+        let found = signatures::scan(&attached.guest, &Options::default(), &rules, scope, &mut |_| ());
+        assert!(found.is_complete(), "{:?}", found.gaps);
+        let of = |name: &str| {
+            let mut all = found
+                .items
+                .iter()
+                .filter(|finding| finding.rule.as_ref().is_some_and(|rule| rule.rule == name));
+            let subjects: Vec<Subject> = all.by_ref().map(|finding| finding.subject.clone()).collect();
+            subjects
+        };
+        let [Subject::File { path, sha256, deleted: false, .. }] = &of("box")[..] else {
+            panic!("{:?}", of("box"))
+        };
+        assert_eq!((path.as_str(), sha256.as_deref()), ("/bin/busybox", Some(here.as_str())));
+        let gone: Vec<_> = of("program")
+            .into_iter()
+            .filter(|file| matches!(file, Subject::File { deleted: true, .. }))
+            .collect();
+        assert!(gone.len() >= 2, "a deleted program and a memfd: {gone:?}");
+    }
 }

@@ -15,6 +15,7 @@ use super::modules::ModulesLayout;
 use super::mounts::MountsLayout;
 use super::namespaces::NamespacesLayout;
 use super::net::NetLayout;
+use super::page_cache::PageCacheLayout;
 use super::path::PathLayout;
 use super::sockets::SocketsLayout;
 use super::tasks::TasksLayout;
@@ -73,6 +74,8 @@ pub struct Layouts {
     pub mounts: Resolved<MountsLayout>,
     /// BPF programs, maps and links.
     pub bpf: Resolved<BpfLayout>,
+    /// Files in the page cache.
+    pub page_cache: Resolved<PageCacheLayout>,
     /// Red-black trees and xarrays.
     pub trees: Resolved<TreesLayout>,
     /// Sockets.
@@ -103,6 +106,7 @@ impl Layouts {
             fs: FsLayout::resolve(profile),
             mounts: MountsLayout::resolve(profile),
             bpf: BpfLayout::resolve(profile),
+            page_cache: PageCacheLayout::resolve(profile),
             trees: TreesLayout::resolve(profile),
             sockets: SocketsLayout::resolve(profile),
             net: NetLayout::resolve(profile),
@@ -130,6 +134,7 @@ impl Layouts {
             ("directories", self.fs.as_ref().err()),
             ("mounts", self.mounts.as_ref().err()),
             ("BPF", self.bpf.as_ref().err()),
+            ("page cache", self.page_cache.as_ref().err()),
             ("trees", self.trees.as_ref().err()),
             ("sockets", self.sockets.as_ref().err()),
             ("network", self.net.as_ref().err()),

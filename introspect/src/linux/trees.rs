@@ -81,15 +81,24 @@ impl View<'_> {
 
     /// Index and pointer of every entry of the `struct xarray` at `array`; entries that are values are left out.
     pub(crate) fn xarray(&self, what: &'static str, array: Gva) -> Partial<(u64, Gva)> {
+        let mut found = Partial::default();
+        let runs = self.xarray_runs(what, array);
+        found.items = found.absorb(runs).into_iter().map(|(index, at, _)| (index, at)).collect();
+        found
+    }
+
+    /// The same, with the number of indices that each entry stands for.
+    pub(crate) fn xarray_runs(&self, what: &'static str, array: Gva) -> Partial<(u64, Gva, u64)> {
         let layout = match &self.kernel().layouts.trees {
             Ok(layout) => layout,
             Err(missing) => return Partial::unavailable(what, missing.clone()),
         };
         let mut found = Partial::default();
         let head = self.integer(array, layout.head);
-        let Some(head) = found.ok(what, array, head) else { return found };
-        let (mut seen, mut open) = (HashSet::new(), vec![(0, head, 64)]);
-        while let Some((index, entry, above)) = open.pop() {
+        let Some(entry) = found.ok(what, array, head) else { return found };
+        let mut seen = HashSet::new();
+        let mut open = vec![Slot { index: 0, entry, above: 64, span: 1 }];
+        while let Some(Slot { index, entry, above, span }) = open.pop() {
             // Nodes may overlap: the number of entries is not bounded by that of the nodes.
             if found.items.len() >= MAX_NODES {
                 found.gap(what, array, GapReason::Limit(MAX_NODES as u64));
@@ -97,12 +106,12 @@ impl View<'_> {
             }
             if entry & 3 != INTERNAL {
                 if entry != 0 && entry & 1 == 0 {
-                    found.items.push((index, Gva(entry)));
+                    found.items.push((index, Gva(entry), span));
                 }
                 continue;
             }
             let node = Gva(entry & !3);
-            // Siblings and retry marks are small internal numbers.
+            // A retry mark.
             if entry < SMALLEST_NODE {
                 continue;
             }
@@ -116,31 +125,53 @@ impl View<'_> {
         found
     }
 
-    /// The slots of a node, last one first: what is pushed last is looked at first.
+    /// The slots of a node, last one first: what is pushed last is looked at first. A sibling belongs to the slot before it.
     fn xa_children(
         &self,
         layout: &TreesLayout,
         node: Gva,
         index: u64,
         above: u64,
-    ) -> Result<Vec<(u64, u64, u64)>, GapReason> {
+    ) -> Result<Vec<Slot>, GapReason> {
         let shift = self.integer(node, layout.shift)?;
         if shift >= above {
             return Err(GapReason::Inconsistent("an xarray node is not below its parent"));
         }
         let mut slots = vec![0; usize::try_from(layout.slot_count).unwrap_or(0).saturating_mul(8)];
         self.space().read(node.field(layout.slots.offset), &mut slots)?;
-        let shift_bits = u32::try_from(shift).unwrap_or(63);
-        let children = slots.as_chunks::<8>().0.iter().enumerate().map(|(slot, entry)| {
-            let offset = (slot as u64).checked_shl(shift_bits).unwrap_or(0);
-            (index.wrapping_add(offset), u64::from_le_bytes(*entry), shift)
-        });
-        Ok(children.rev().filter(|(_, entry, _)| *entry != 0).collect())
+        let width = 1u64.checked_shl(u32::try_from(shift).unwrap_or(63)).unwrap_or(0);
+        let mut children: Vec<Slot> = Vec::new();
+        for (slot, entry) in (0u64..).zip(slots.as_chunks::<8>().0) {
+            let entry = u64::from_le_bytes(*entry);
+            let is_sibling = entry & 3 == INTERNAL && entry < SIBLINGS_END;
+            match children.last_mut() {
+                Some(before) if is_sibling => before.span = before.span.saturating_add(width),
+                _ if entry == 0 || is_sibling => {}
+                _ => {
+                    let index = index.wrapping_add(slot.wrapping_mul(width));
+                    children.push(Slot { index, entry, above: shift, span: width });
+                }
+            }
+        }
+        children.reverse();
+        Ok(children)
     }
+}
+
+/// An entry of an xarray, on the way down.
+struct Slot {
+    index: u64,
+    entry: u64,
+    /// The shift of the node that it lies in.
+    above: u64,
+    /// Indices that it stands for.
+    span: u64,
 }
 
 /// Low bits of an internal entry (`xa_is_internal`).
 const INTERNAL: u64 = 2;
+/// Internal entries below this name a slot of the same node (`xa_is_sibling`).
+const SIBLINGS_END: u64 = (MAX_SLOTS as u64) << 2;
 /// Internal entries above this are nodes (`xa_is_node`).
 const SMALLEST_NODE: u64 = 4096;
 

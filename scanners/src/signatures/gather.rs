@@ -1,12 +1,15 @@
 //! What is there of a region, copied out once: runs of present pages, in the order of their addresses.
 
 use boreal::memory::{FragmentedMemory, MemoryParams, Region as Fetched, RegionDescription};
+use lynceus_introspect::linux::CachedFile;
 use lynceus_introspect::paging::MAX_ENTRIES;
 use lynceus_introspect::{AddressSpace, GapReason, Gpa, GpaRange, GuestMemory, Gva, Partial};
 use std::sync::Arc;
 
 /// Most bytes of one region that are scanned; what lies behind is a gap.
 const MAX_REGION_BYTES: u64 = 256 << 20;
+/// Most bytes of a file that are scanned.
+const MAX_FILE_BYTES: u64 = 128 << 20;
 /// All RAM is scanned in pieces of that size, which overlap by [`OVERLAP_BYTES`]: a match across two is found in one of them.
 const PIECE_BYTES: u64 = 16 << 20;
 const OVERLAP_BYTES: u64 = 4096;
@@ -67,6 +70,35 @@ impl Region {
             }
         }
         Region { start: start.0, end: end.0, own_end: end.0, runs: Arc::new(runs) }
+    }
+
+    /// What is in memory of a file, at its offsets in the file.
+    pub(super) fn of_file<T>(memory: &dyn GuestMemory, file: &CachedFile, gaps: &mut Partial<T>) -> Region {
+        let end = file.size_bytes.min(MAX_FILE_BYTES);
+        if end < file.size_bytes {
+            gaps.gap("cached file", file.inode, GapReason::TooLarge(MAX_FILE_BYTES));
+        }
+        let mut runs = Vec::new();
+        for (first, gpa, count) in &file.pages {
+            let from = first.saturating_mul(4096);
+            let len = count.saturating_mul(4096).min(end.saturating_sub(from));
+            if len > 0 {
+                append(&mut runs, from, *gpa, len, memory, gaps);
+            }
+        }
+        Region { start: 0, end, own_end: end, runs: Arc::new(runs) }
+    }
+
+    /// The region in one piece; what is not there is zero.
+    pub(super) fn flat(&self) -> Vec<u8> {
+        let mut flat = vec![0; usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(0)];
+        for run in &*self.runs {
+            let from = usize::try_from(run.start.saturating_sub(self.start)).unwrap_or(usize::MAX);
+            if let Some(place) = flat.get_mut(from..).and_then(|rest| rest.get_mut(..run.bytes.len())) {
+                place.copy_from_slice(&run.bytes);
+            }
+        }
+        flat
     }
 
     /// All RAM of a range, in pieces.

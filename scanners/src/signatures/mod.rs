@@ -1,4 +1,4 @@
-//! YARA signatures over the memory of processes, the kernel and all RAM.
+//! YARA signatures over the memory of processes, cached files, the kernel and all RAM.
 //!
 //! *Does*: compiles rule files ([`Rules`]), gathers what each process has in memory, map by map, and scans each map as one
 //! region with holes, so that a match may cross pages and a condition may need several strings of one map.
@@ -9,7 +9,7 @@
 //! *Evaded by*: what is swapped out, encrypted while it rests, or in memory for less time than passes between two looks.
 //!
 //! Engine: boreal, whose rules are YARA's. Conditions on `filesize` and `uintN(0)` hold for no region with holes: rules of files
-//! want files.
+//! want files, which the page cache has.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -22,12 +22,14 @@ mod tests;
 pub use rules::{BadRules, Rules, RulesError};
 
 use crate::{Finding, Severity, Subject};
-use boreal::scanner::{FragmentedScanMode, ScanError, ScanParams};
+use boreal::Scanner;
+use boreal::scanner::{FragmentedScanMode, ScanError, ScanParams, ScanResult};
 use gather::Region;
 use lynceus_introspect::linux::{LinuxGuest, Map, Mm, Task, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gap, GapReason, Gva, Partial};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 /// Name of the detector.
@@ -49,6 +51,8 @@ const AROUND_BYTES: u64 = 64;
 pub struct Scope {
     /// The memory of processes.
     pub processes: bool,
+    /// Every file that the kernel holds pages of, as a file.
+    pub files: bool,
     /// The kernel's image and its modules.
     pub kernel: bool,
     /// All RAM, page after page, whoever owns it.
@@ -112,6 +116,9 @@ pub fn scan(
     if scope.processes {
         scan.processes(guest, options, scope.pid);
     }
+    if scope.files {
+        scan.files(guest, options);
+    }
     let view = guest.view();
     if scope.kernel {
         scan.kernel(&view);
@@ -170,6 +177,34 @@ impl Scan<'_> {
         self.region(&region, &subject);
     }
 
+    /// Files at their true size, so that conditions on size and offsets hold. A page that is not in memory reads as zeros there:
+    /// how much of the file there was is told with each match.
+    fn files(&mut self, guest: &LinuxGuest, options: &Options) {
+        let files = guest.observe(options, |view| view.cached_files()).result;
+        for file in self.found.absorb(files) {
+            let region = Region::of_file(&**guest.memory(), &file, &mut self.found);
+            let content = region.flat();
+            let path = file.path.clone().unwrap_or_default();
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let extension = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+            let mut scanner = self.scanner();
+            for (symbol, value) in [("filename", name), ("filepath", &path), ("extension", extension)] {
+                // No rule uses it: nothing to define.
+                let _ = scanner.define_symbol(symbol, value.to_owned());
+            }
+            let result = scanner.scan_mem(&content);
+            let subject = || Subject::File {
+                path: path.clone(),
+                fs: file.fs.clone(),
+                inode: file.number,
+                size_bytes: file.size_bytes,
+                deleted: file.links == 0,
+                sha256: file.is_whole().then(|| hex(&Sha256::digest(&content))),
+            };
+            self.judge(&scanner, result, &region, &subject);
+        }
+    }
+
     fn kernel(&mut self, view: &View<'_>) {
         let kernel = view.kernel();
         for (first, last, name) in
@@ -206,6 +241,12 @@ impl Scan<'_> {
         if region.len_bytes() == 0 {
             return;
         }
+        let scanner = self.scanner();
+        let result = scanner.scan_fragmented(region.fragments());
+        self.judge(&scanner, result, region, subject);
+    }
+
+    fn scanner(&self) -> Scanner {
         let params = ScanParams::default()
             .compute_full_matches(true)
             .match_max_length(MAX_MATCH_BYTES)
@@ -215,7 +256,17 @@ impl Scan<'_> {
             .process_memory(true);
         let mut scanner = self.rules.scanner().clone();
         scanner.set_scan_params(params);
-        let result = match scanner.scan_fragmented(region.fragments()) {
+        scanner
+    }
+
+    fn judge(
+        &mut self,
+        scanner: &Scanner,
+        result: Result<ScanResult<'_>, (ScanError, ScanResult<'_>)>,
+        region: &Region,
+        subject: &dyn Fn() -> Subject,
+    ) {
+        let result = match result {
             Ok(result) => result,
             Err((error, result)) => {
                 let reason = match error {
@@ -237,7 +288,7 @@ impl Scan<'_> {
                 rule: rule.name.to_owned(),
                 namespace: rule.namespace.to_owned(),
                 tags: rule.tags.iter().map(|tag| scanner.get_string_symbol(*tag).to_owned()).collect(),
-                meta: rules::metadata(&scanner, rule.metadatas),
+                meta: rules::metadata(scanner, rule.metadatas),
                 strings: own,
                 scanned_bytes: region.len_bytes(),
                 region_bytes: region.end().saturating_sub(region.start()),
@@ -290,6 +341,10 @@ fn finding(rule: RuleMatch, subject: Subject) -> Finding {
             format!("process {pid} ({comm}), anonymous memory at {start:#x}")
         }
         Subject::Memory { path, .. } => path.clone(),
+        Subject::File { path, fs, inode, deleted, .. } => {
+            let name = if path.is_empty() { format!("inode {inode}") } else { path.clone() };
+            format!("file {name} on {fs}{}", if *deleted { ", deleted" } else { "" })
+        }
         _ => String::new(),
     };
     let address = rule.strings.first().map_or_else(String::new, |found| format!(" at {:#x}", found.address));
