@@ -14,22 +14,35 @@ struct Changing<'a> {
     before: &'a Overlay,
     after: &'a Overlay,
     change_at: u64,
-    /// Whether it changes back and forth every so many reads.
-    for_ever: bool,
+    /// A byte that is another one at every read.
+    restless: Option<Gpa>,
+    visits: AtomicU64,
     reads: AtomicU64,
 }
 
 impl<'a> Changing<'a> {
     fn new(before: &'a Overlay, after: &'a Overlay, change_at: u64) -> Self {
-        Changing { before, after, change_at, for_ever: false, reads: AtomicU64::new(0) }
+        Changing {
+            before,
+            after,
+            change_at,
+            restless: None,
+            visits: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+        }
     }
 }
 
 impl GuestMemory for Changing<'_> {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
         let reads = self.reads.fetch_add(1, Ordering::Relaxed);
-        let changed = if self.for_ever { reads / self.change_at % 2 == 1 } else { reads >= self.change_at };
-        if changed { self.after.read(at, buf) } else { self.before.read(at, buf) }
+        let memory = if reads >= self.change_at { self.after } else { self.before };
+        memory.read(at, buf)?;
+        let place = self.restless.and_then(|restless| restless.0.checked_sub(at.0));
+        if let Some(byte) = place.and_then(|place| buf.get_mut(place as usize)) {
+            *byte = b'a' + (self.visits.fetch_add(1, Ordering::Relaxed) % 25) as u8;
+        }
+        Ok(())
     }
 
     fn ram(&self) -> &[GpaRange] {
@@ -155,11 +168,11 @@ fn a_reboot_in_the_middle_of_a_look() {
 /// Memory that changes faster than it can be read: said, not hidden.
 #[test]
 fn a_guest_that_never_stands_still() {
-    let (before, mut after) = (Hostile::new(), Hostile::new());
-    let comm = after.member(after.task("lab-plain").at, "task_struct", "comm");
-    after.write(comm, b"flicker\0");
-    let memory = Changing { for_ever: true, ..Changing::new(&before.memory, &after.memory, 37) };
-    let found = look(&memory, &before.kernel, |view| view.tasks());
+    let guest = Hostile::new();
+    let comm = guest.gpa(guest.member(guest.task("lab-plain").at, "task_struct", "comm"));
+    let still = Changing::new(&guest.memory, &guest.memory, 0);
+    let memory = Changing { restless: Some(comm), ..still };
+    let found = look(&memory, &guest.kernel, |view| view.tasks());
     assert_eq!(found.outcome, Outcome::Moving);
     let found = found.with_gap(&Options::default());
     let moving = |gap: &Gap| matches!(gap.reason, GapReason::Moving(_));
