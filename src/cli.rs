@@ -27,7 +27,11 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List the virtual machines that run on this host
-    Vms,
+    Vms {
+        /// Go on: tell of each that appears and each that is gone
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// List the processes of a guest
     Ps {
         #[command(flatten)]

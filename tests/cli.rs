@@ -299,3 +299,36 @@ fn every_detector_explains_itself() -> Result<()> {
     ensure!(none.status.code() == Some(ERROR) && text(&none).contains("hidden_module"), "{}", text(&none));
     Ok(())
 }
+
+#[test]
+fn vms_that_come_and_go_are_told() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let told = folder.path().join("told");
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_lynceus"))
+        .args(["--json", "vms", "--follow"])
+        .stdout(std::fs::File::create(&told)?)
+        .spawn()?;
+    let name = format!("follow-{}", std::process::id());
+    let guest = Guest::boot(&Spec { name: name.clone(), ..Spec::new(KernelVersion::V6_1, Paging::Four) })?;
+    let pid = guest.pid();
+    let wait = |event: &str| -> Result<()> {
+        for _ in 0..100 {
+            let found = std::fs::read_to_string(&told)?.lines().any(|line| {
+                let row: Value = serde_json::from_str(line).unwrap_or_default();
+                row["event"] == event && row["name"] == name.as_str() && row["pid"] == pid
+            });
+            if found {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        anyhow::bail!("{name} {event}: not told")
+    };
+    let result = wait("appeared").and_then(|()| {
+        drop(guest);
+        wait("gone")
+    });
+    follower.kill()?;
+    follower.wait()?;
+    result
+}

@@ -31,7 +31,8 @@ use std::collections::BTreeMap;
 pub(crate) fn run(cli: Cli) -> Result<Outcome> {
     let output = Output::new(cli.json);
     match cli.command {
-        Command::Vms => vms::run(output),
+        Command::Vms { follow: false } => vms::run(output),
+        Command::Vms { follow: true } => vms::follow(output),
         Command::Profile(command) => profile::run(output, command),
         Command::Ps { target, threads, environ } => {
             let guest = attach(&target)?;

@@ -1,11 +1,14 @@
 //! `lynceus vms`: the virtual machines of this host.
 
-use crate::output::{Column, Outcome, Output, Row};
+use crate::output::{Column, Outcome, Output, Row, escape};
 use anyhow::{Context, Result};
 use lynceus_introspect::Partial;
 use lynceus_introspect::backend::qemu::{self, Qemu, Vm, VmState};
 use lynceus_introspect::backend::xen::{self, Domain, DomainKind, DomainState};
 use serde::Serialize;
+use std::io::Write;
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// One VM.
 #[derive(Serialize)]
@@ -36,16 +39,73 @@ struct VifRow {
 
 /// Lists them.
 pub(super) fn run(output: Output) -> Result<Outcome> {
-    let mut items: Vec<VmRow> = qemu::list().into_iter().map(VmRow::from).collect();
+    output.listing("virtual machines", &Partial { items: all()?, ..Partial::default() })
+}
+
+fn all() -> Result<Vec<VmRow>> {
+    let mut all: Vec<VmRow> = qemu::list().into_iter().map(VmRow::from).collect();
     if xen::is_here() {
         let release = xen::release().context("Xen cannot be asked for its version")?;
         let domains = xen::list().context("the domains of Xen cannot be listed")?;
-        items.extend(domains.into_iter().map(|domain| VmRow::of_xen(domain, &release)));
+        all.extend(domains.into_iter().map(|domain| VmRow::of_xen(domain, &release)));
     }
-    output.listing("virtual machines", &Partial { items, ..Partial::default() })
+    Ok(all)
+}
+
+/// How often QEMU's processes are looked for. Xen tells by itself.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A VM that appeared or is gone.
+#[derive(Serialize)]
+struct Event<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    vm: &'a VmRow,
+}
+
+/// Tells of each that appears and each that is gone, until nobody reads it any more.
+pub(super) fn follow(output: Output) -> Result<Outcome> {
+    let (changed, changes) = mpsc::channel();
+    if xen::is_here() {
+        let mut domains = xen::Changes::open().context("XenStore cannot be asked to tell of domains")?;
+        let changed = changed.clone();
+        std::thread::spawn(move || while domains.wait().is_ok() && changed.send(()).is_ok() {});
+    }
+    std::thread::spawn(move || {
+        while changed.send(()).is_ok() {
+            std::thread::sleep(EVERY);
+        }
+    });
+    let mut known: Vec<VmRow> = Vec::new();
+    while changes.recv().is_ok() {
+        let now = all()?;
+        let lacks = |list: &[VmRow], vm: &VmRow| !list.iter().any(|other| other.is(vm));
+        known.iter().filter(|vm| lacks(&now, vm)).try_for_each(|vm| tell(output, "gone", vm))?;
+        now.iter().filter(|vm| lacks(&known, vm)).try_for_each(|vm| tell(output, "appeared", vm))?;
+        known = now;
+    }
+    Ok(Outcome::Clean)
+}
+
+fn tell(output: Output, event: &'static str, vm: &VmRow) -> Result<()> {
+    if output.is_json() {
+        return output.json_line(&Event { event, vm });
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{event:<8}  {}",
+        vm.cells().iter().map(|cell| escape(cell)).collect::<Vec<_>>().join("  ")
+    )?;
+    Ok(out.flush()?)
 }
 
 impl VmRow {
+    /// Whether it is the same VM, and not one that got its name or number since.
+    fn is(&self, other: &VmRow) -> bool {
+        (self.pid, self.domid, &self.uuid, &self.name) == (other.pid, other.domid, &other.uuid, &other.name)
+    }
+
     fn of_xen(domain: Domain, release: &str) -> VmRow {
         let vif = |vif: &xen::Vif| VifRow {
             host_name: format!("vif{}.{}", domain.id, vif.number),

@@ -11,7 +11,7 @@ use lynceus_lab::truth::Truth;
 use lynceus_scanners::{DETECTORS, Finding};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -246,4 +246,43 @@ pub(crate) fn the_command_line(guest: &Guest) -> Result<()> {
             .for_each(|line| println!("LAB   {}", line.chars().take(110).collect::<String>()));
     }
     Ok(())
+}
+
+/// `lynceus vms --follow`, from before the first guest to after the last.
+pub(crate) struct Follower {
+    child: Child,
+    created: Vec<String>,
+}
+
+impl Follower {
+    pub(crate) fn start() -> Result<Follower> {
+        let out = File::create("/tmp/followed")?;
+        let child = Command::new("/bin/lynceus").args(["--json", "vms", "--follow"]).stdout(out).spawn()?;
+        Ok(Follower { child, created: Vec::new() })
+    }
+
+    pub(crate) fn created(&mut self, guest: &Guest) {
+        self.created.push(guest.name.clone());
+    }
+
+    /// Each guest appeared and is gone, one saved and restored or rebooted more often.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        std::thread::sleep(Duration::from_secs(2));
+        self.child.kill()?;
+        self.child.wait()?;
+        let told = fs::read_to_string("/tmp/followed")?;
+        for name in &self.created {
+            let count = |event: &str| {
+                let start = format!("{{\"event\":\"{event}\",\"name\":\"{name}\"");
+                told.lines().filter(|line| line.starts_with(&start)).count()
+            };
+            let (appeared, gone) = (count("appeared"), count("gone"));
+            ensure!(
+                appeared > 0 && appeared == gone,
+                "{name} appeared {appeared} times, went {gone} times: {told}"
+            );
+        }
+        println!("LAB vms --follow: {} events of {} guests", told.lines().count(), self.created.len());
+        Ok(())
+    }
 }

@@ -33,9 +33,11 @@ fn run() -> Result<()> {
     let guests = toolstack::plan()?;
     ensure!(!guests.is_empty(), "no guests were planned");
     checks::nothing_yet()?;
+    let mut follower = checks::Follower::start()?;
     let mut kinds = BTreeSet::new();
     for (kind, kernel) in guests {
         let guest = guest::Guest::create(&format!("{kind}-{kernel}"), &kind, &kernel)?;
+        follower.created(&guest);
         checks::equals_its_truth(&guest)?;
         // What the kernel does not matter for is tried once for each kind.
         if kinds.insert(kind) {
@@ -58,5 +60,5 @@ fn run() -> Result<()> {
             upheaval::a_destroyed_domain_is_gone(guest)?;
         }
     }
-    Ok(())
+    follower.finish()
 }

@@ -27,7 +27,7 @@ use boreal::scanner::{FragmentedScanMode, ScanError, ScanParams, ScanResult};
 use gather::Region;
 use lynceus_introspect::linux::{LinuxGuest, Map, Mm, Task, View};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::{Gap, GapReason, Gva, Partial};
+use lynceus_introspect::{GapReason, Gva, Partial};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -89,7 +89,7 @@ pub struct RuleMatch {
     pub meta: Vec<(String, String)>,
     /// What matched.
     pub strings: Vec<StringMatch>,
-    /// Bytes of the region that were there to be scanned, and its size.
+    /// Bytes of the region that were there to be scanned.
     pub scanned_bytes: u64,
     /// The region's size in bytes.
     pub region_bytes: u64,
@@ -380,9 +380,4 @@ fn severity(told: Option<&str>) -> Severity {
         },
         None => Severity::High,
     }
-}
-
-/// Whether a scan was cut short somewhere by its limits.
-pub fn was_starved(gaps: &[Gap]) -> bool {
-    gaps.iter().any(|gap| matches!(gap.reason, GapReason::Limit(_)))
 }

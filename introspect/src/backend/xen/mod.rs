@@ -168,6 +168,24 @@ pub fn list() -> io::Result<Vec<Domain>> {
     Ok(infos.map(|info| describe(&info, store.as_mut())).collect())
 }
 
+/// Tells when domains come and go.
+pub struct Changes(XenStore);
+
+impl Changes {
+    /// Asks XenStore to tell.
+    pub fn open() -> io::Result<Changes> {
+        let mut store = XenStore::connect_patiently()?;
+        store.watch("@introduceDomain")?;
+        store.watch("@releaseDomain")?;
+        Ok(Changes(store))
+    }
+
+    /// Waits until one has come or gone, or might have: the first time at once.
+    pub fn wait(&mut self) -> io::Result<()> {
+        self.0.wait()
+    }
+}
+
 /// Domains as XenStore knows them: their numbers, and nothing else.
 fn named(store: Option<&mut XenStore>) -> io::Result<Vec<Info>> {
     let Some(store) = store else { return Err(io::Error::from_raw_os_error(libc::EPERM)) };

@@ -14,6 +14,7 @@ use std::time::Duration;
 const MAX_PAYLOAD: u32 = 4096;
 const DIRECTORY: u32 = 1;
 const READ: u32 = 2;
+const WATCH: u32 = 4;
 const WATCH_EVENT: u32 = 15;
 const ERROR: u32 = 16;
 /// Longest wait for an answer on a socket.
@@ -30,11 +31,20 @@ impl<T: Read + Write + Send> ReadWrite for T {}
 impl XenStore {
     /// Connects through the kernel, or through the daemon's socket.
     pub(super) fn connect() -> io::Result<XenStore> {
+        XenStore::connect_with(Some(PATIENCE))
+    }
+
+    /// The same for whoever waits for events, which may be long in coming.
+    pub(super) fn connect_patiently() -> io::Result<XenStore> {
+        XenStore::connect_with(None)
+    }
+
+    fn connect_with(patience: Option<Duration>) -> io::Result<XenStore> {
         if let Ok(device) = File::options().read(true).write(true).open("/dev/xen/xenbus") {
             return Ok(XenStore { connection: Box::new(device) });
         }
         let socket = UnixStream::connect("/run/xenstored/socket")?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(patience)?;
         Ok(XenStore { connection: Box::new(socket) })
     }
 
@@ -55,6 +65,18 @@ impl XenStore {
         Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
     }
 
+    /// Asks for an event whenever something at `path` changes; the first comes at once.
+    pub(super) fn watch(&mut self, path: &str) -> io::Result<()> {
+        // The path, and the token by which events are told apart: the path again.
+        self.ask(WATCH, &format!("{path}\0{path}")).map(drop)
+    }
+
+    /// Waits for the next event.
+    pub(super) fn wait(&mut self) -> io::Result<()> {
+        while self.receive()?.0 != WATCH_EVENT {}
+        Ok(())
+    }
+
     fn ask(&mut self, kind: u32, path: &str) -> io::Result<Option<Vec<u8>>> {
         let len = u32::try_from(path.len() + 1).ok().filter(|len| *len <= MAX_PAYLOAD);
         let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -64,7 +86,7 @@ impl XenStore {
         loop {
             let (answer, bytes) = self.receive()?;
             match answer {
-                // Nobody here asked for events; one may be left from the device's last user.
+                // Of a watch that was set before: whoever waits will be told by the next one, which setting a watch causes.
                 WATCH_EVENT => {}
                 ERROR if bytes.starts_with(b"ENOENT") => return Ok(None),
                 ERROR => {

@@ -361,3 +361,15 @@ fn a_handle_that_cannot_be_restricted_is_refused_unless_allowed() {
     let refused = judge(failed(), false).unwrap_err();
     assert!(refused.to_string().contains("--allow-unrestricted"), "{refused}");
 }
+
+#[test]
+fn watches_wait_for_their_events_and_pass_over_the_rest() {
+    let answers: &[(u32, &[u8])] =
+        &[(4, b"OK\0"), (15, b"@introduceDomain\0@introduceDomain\0"), (2, b"late"), (15, b"x\0x\0")];
+    let mut watching = store(answers);
+    watching.watch("@introduceDomain").unwrap();
+    watching.wait().unwrap();
+    watching.wait().unwrap();
+    assert_eq!(watching.wait().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert!(store(&[(16, b"EACCES\0")]).watch("@releaseDomain").is_err());
+}
