@@ -171,9 +171,15 @@ mod tests {
     fn copies_from_a_process_until_it_ends() {
         let mut child = Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap();
         let process = Process::open(child.id()).unwrap();
-        let maps = String::from_utf8(process.text("maps").unwrap()).unwrap();
-        // Where the program's file is mapped from its start: not always the lowest mapping, nor the only file.
-        let start = maps.lines().find(|line| line.contains(" 00000000 ") && line.ends_with("sleep")).unwrap();
+        // Where the program's file is mapped from its start. A parent goes on before the kernel has mapped its child's program.
+        let is_start = |line: &&str| line.contains(" 00000000 ") && line.ends_with("sleep");
+        let maps = (0..5000).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            let maps = String::from_utf8(process.text("maps").unwrap()).unwrap();
+            (maps.lines().any(|line| is_start(&line)) && maps.contains("[stack]")).then_some(maps)
+        });
+        let maps = maps.expect("a program that runs");
+        let start = maps.lines().find(is_start).unwrap();
         let start = u64::from_str_radix(start.split('-').next().unwrap(), 16).unwrap();
         let memory = process.memory().unwrap();
         let (mut short, mut long) = (vec![0; 4], vec![0; SHORT_BYTES + 1]);
