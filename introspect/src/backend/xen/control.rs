@@ -20,6 +20,11 @@ pub(super) struct Info {
 }
 
 impl Info {
+    /// A domain that Xen may not be asked about: taken for PVH or HVM, for others cannot be looked into then.
+    pub(super) fn unknown(id: u16) -> Info {
+        Info { id, flags: abi::HVM, pages: 0, max_pages: 0, shared_info_frame: 0, vcpus: 0, uuid: [0; 16] }
+    }
+
     pub(super) fn is(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }

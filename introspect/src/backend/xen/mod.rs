@@ -190,16 +190,7 @@ impl Changes {
 fn named(store: Option<&mut XenStore>) -> io::Result<Vec<Info>> {
     let Some(store) = store else { return Err(io::Error::from_raw_os_error(libc::EPERM)) };
     let ids = store.list("/local/domain")?;
-    let info = |id| Info {
-        id,
-        flags: abi::HVM,
-        pages: 0,
-        max_pages: 0,
-        shared_info_frame: 0,
-        vcpus: 0,
-        uuid: [0; 16],
-    };
-    Ok(ids.iter().filter_map(|id| id.parse().ok()).map(info).collect())
+    Ok(ids.iter().filter_map(|id| id.parse().ok()).map(Info::unknown).collect())
 }
 
 fn own_id(store: Option<&mut XenStore>) -> Option<u16> {
@@ -294,16 +285,7 @@ impl Xen {
             (Some(info), _) => Frames::of_pv(&reader, info)?,
             (None, _) => Frames::by_trying(&reader, domain)?,
         };
-        let unknown = Info {
-            id: domain,
-            flags: abi::HVM,
-            pages: 0,
-            max_pages: 0,
-            shared_info_frame: 0,
-            vcpus: 0,
-            uuid: [0; 16],
-        };
-        let domain = describe(&info.unwrap_or(unknown), store.as_mut());
+        let domain = describe(&info.unwrap_or_else(|| Info::unknown(domain)), store.as_mut());
         let control = abi.map(|abi| (Arc::new(control), abi));
         let windows = Windows::default();
         Ok(Xen { domain, control, restricted, reader: Box::new(reader), frames, windows })
