@@ -22,7 +22,8 @@ const METHOD: &str = "
   and frozen. 4-level page tables, because Volatility 3 and LibVMI read nothing else. RAM as a raw file and as an ELF core
   that `lynceus dump` wrote from it; the running guest is a second one, booted for this.
 - *Whole process*: from starting the program to its end, its output read through a pipe; the median run, files in the host's
-  page cache. Peak memory is the largest resident set of any run, and so counts the pages of the guest that were mapped and looked at.
+  page cache. Peak memory is the largest resident set of any run, and so counts the pages of the guest that were mapped and looked at:
+  up to 2 MB for each page that was touched where the host's page cache holds the dump in large folios, which no two runs do alike.
 - *Cold*: an empty profile folder, so everything is found in raw memory. *Cached*: the profile that an earlier look left.
 - The peers get the symbol file that `lynceus profile build` writes from the guest's memory, and Volatility 3 one run
   before to build its own cache. Without that file they need a debug package of about 300 MB and a minute of `dwarf2json`.
