@@ -12,8 +12,11 @@ fuzz_target!(|input: &[u8]| {
     let view = guest.view();
     processes(&view);
     for modules in [view.modules(), view.modules_in_tree(), view.modules_in_sysfs()] {
-        drop(modules);
+        for module in modules.items.iter().take(8) {
+            drop(view.module_symbols(module));
+        }
     }
+    drop((view.cached_files(), view.syscalls(), view.interrupt_gates()));
     drop((view.bpf_programs(), view.bpf_maps(), view.bpf_links()));
     drop((
         view.net_namespaces(),
@@ -36,6 +39,8 @@ fn processes(view: &View<'_>) {
             view.namespaces(task),
             view.cgroup(task),
             view.files(task.files),
+            view.root_of(task),
+            view.cwd_of(task),
         ));
         if let Ok(mm) = view.mm(task.mm) {
             drop((view.maps(&mm), view.exe(&mm), view.cmdline(&mm), view.environ(&mm)));

@@ -15,7 +15,7 @@ const BASE: u64 = 0xffff_8880_0000_0000;
 const OBJECTS: usize = 256 << 10;
 const RAM: usize = 2 << 20;
 
-const SYMBOLS: [&str; 27] = [
+const SYMBOLS: [&str; 32] = [
     "init_task",
     "modules",
     "mod_tree",
@@ -43,6 +43,11 @@ const SYMBOLS: [&str; 27] = [
     "gate_vma",
     "vsyscall_mode",
     "special_mapping_name",
+    "super_blocks",
+    "sys_call_table",
+    "idt_table",
+    "_stext",
+    "_etext",
 ];
 /// A symbol's object starts that far after the one before.
 const SYMBOL_BYTES: u64 = 512;
