@@ -8,7 +8,6 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use super::walk::{BENT, MAX_NODES};
 use super::{Resolved, View};
 use crate::{AccessError, GapReason, Gva, Partial};
 use lynceus_profiles::{Field, Profile};
@@ -162,17 +161,8 @@ impl View<'_> {
             Err(missing) => return pids.gap("tasks", None, missing.clone()),
         };
         let head = self.kernel().slid(layout.init_task).field(layout.tasks.offset);
-        let (mut at, mut seen) = (head, head);
-        let first = self.links(head);
-        let Some((mut next, last)) = pids.ok("task list", head, first) else { return };
-        while next != head {
-            if next == seen {
-                return pids.gap("task list", next, GapReason::Cycle);
-            }
-            if pids.items.len() >= MAX_NODES {
-                return pids.gap("task list", next, GapReason::Limit(MAX_NODES as u64));
-            }
-            let task = Gva(next.0.wrapping_sub(layout.tasks.offset.into()));
+        self.ring("task list", head, pids, |pids, node| {
+            let task = Gva(node.0.wrapping_sub(layout.tasks.offset.into()));
             let pid = self.u32(task.field(layout.pid.offset));
             let comm = self.bytes::<COMM_BYTES>(task.field(layout.comm.offset));
             if let (Some(pid), Some(comm)) =
@@ -180,19 +170,7 @@ impl View<'_> {
             {
                 pids.items.push(Pid { pid, comm });
             }
-            if pids.items.len().is_power_of_two() {
-                seen = next;
-            }
-            let links = self.links(next);
-            let Some((after, before)) = pids.ok("task list", next, links) else { return };
-            if before != at {
-                pids.gap("task list", next, BENT);
-            }
-            (at, next) = (next, after);
-        }
-        if last != at {
-            pids.gap("task list", head, BENT);
-        }
+        });
     }
 
     fn task_at(&self, layout: &TasksLayout, at: Gva) -> Result<Task, AccessError> {

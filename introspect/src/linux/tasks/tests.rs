@@ -74,6 +74,19 @@ fn a_task_that_follows_itself_and_a_ring_beside_the_head_end_as_gaps() {
     assert!(found.starts_with(&[1, 2, 3, 4, 5]) && found.len() < 12 && gaps > 0, "{found:?} {gaps}");
 }
 
+/// A ring beside the head is noticed by its nodes, not by what could be read of the tasks on it.
+#[test]
+fn a_ring_of_tasks_that_cannot_be_read_ends() {
+    let mut ring = bench(4);
+    ring.link(at(3), at(2));
+    // Behind the end of RAM.
+    ring.layouts().tasks = Ok(TasksLayout { pid: number(4 << 20, 4), ..layout() });
+    let mut found = Partial::default();
+    ring.look(|view| view.pids(&mut found));
+    assert!(found.items.is_empty());
+    assert!(found.gaps.iter().any(|gap| gap.reason == GapReason::Cycle), "{:?}", found.gaps);
+}
+
 #[test]
 fn a_task_that_is_skipped_in_one_direction_is_a_gap() {
     for (from, offset, to) in [(1, 0, 3), (2, 8, 0), (0, 8, 2), (2, 0, 0)] {
