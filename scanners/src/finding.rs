@@ -109,3 +109,26 @@ pub struct Finding {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleMatch>,
 }
+
+impl Finding {
+    /// A finding of no view and no rule in particular.
+    pub(crate) fn new(
+        detector: &'static str,
+        technique: impl Into<Cow<'static, str>>,
+        severity: Severity,
+        summary: String,
+        subject: Subject,
+    ) -> Finding {
+        let (seen_in, missing_from) = (Vec::new(), Vec::new());
+        Finding {
+            detector,
+            technique: technique.into(),
+            severity,
+            summary,
+            subject,
+            seen_in,
+            missing_from,
+            rule: None,
+        }
+    }
+}

@@ -19,14 +19,11 @@ fn finding(disagreement: &Disagreement) -> Finding {
         Disagreement::Size { ty, .. } => ty,
         Disagreement::Member { path, .. } => path,
     };
+    let summary = format!("the kernel in memory is not the one it claims to be: {disagreement}");
+    let subject = Subject::Profile { symbol: symbol.clone() };
     Finding {
-        detector: "profile_disagreement",
-        technique: "T1014".into(),
-        severity: Severity::High,
-        summary: format!("the kernel in memory is not the one it claims to be: {disagreement}"),
-        subject: Subject::Profile { symbol: symbol.clone() },
         seen_in: vec!["guest memory"],
         missing_from: vec!["trusted profile"],
-        rule: None,
+        ..Finding::new("profile_disagreement", "T1014", Severity::High, summary, subject)
     }
 }

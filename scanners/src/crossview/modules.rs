@@ -1,19 +1,27 @@
 //! Hidden modules: the module list against the tree of module addresses and the objects behind `/sys/module`.
 //!
-//! *Sees*: a module unlinked from the list that `/proc/modules` shows, from the tree, or from sysfs.
-//! *Evaded by*: a module that leaves all three, or code that was copied into memory without being a module.
-//! *False positives*: none known. A module that is being loaded or unloaded is not counted.
-//! ATT&CK T1547.006, Kernel Modules and Extensions; T1014, Rootkit.
+//! What it sees, and what evades it: [`DETECTOR`].
 
 use super::confirmed;
-use crate::{Finding, Severity, Subject};
+use crate::{Detector, Finding, Limits, Severity, Subject};
 use lynceus_introspect::linux::{LinuxGuest, Module, ModuleState, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gva, Partial};
 use std::collections::BTreeMap;
 
-pub(crate) const NAME: &str = "hidden_module";
-pub(crate) const TECHNIQUE: &str = "T1014";
+/// What is known of it.
+pub(crate) const DETECTOR: Detector = Detector {
+    name: "hidden_module",
+    technique: "T1014",
+    about: "modules missing from the module list, against the address tree and sysfs objects",
+    limits: Limits {
+        sees: "a module unlinked from the list that /proc/modules shows, from the tree of module addresses, or from sysfs",
+        evaded_by: "a module that leaves all three; code that was copied into memory without being a module",
+        false_positives: "none known: a module that is being loaded or unloaded is not counted",
+    },
+    next: "lynceus scan --scope kernel with your rules; lynceus check again: what the module hooks is listed as well; then lynceus dump",
+    run: hidden_modules,
+};
 
 const LIST: &str = "module list";
 const TREE: &str = "module address tree";
@@ -50,19 +58,12 @@ fn look(view: &View<'_>) -> Partial<Finding> {
 }
 
 fn finding(module: Module, seen_in: Vec<&'static str>, missing_from: Vec<&'static str>) -> Finding {
-    Finding {
-        detector: NAME,
-        technique: TECHNIQUE.into(),
-        severity: Severity::Critical,
-        summary: format!(
-            "module {} is hidden: in the {}, not in the {}",
-            module.name,
-            seen_in.join(" and the "),
-            missing_from.join(" or the ")
-        ),
-        subject: Subject::Module { name: module.name, base: module.base.0, address: module.at.0 },
-        seen_in,
-        missing_from,
-        rule: None,
-    }
+    let summary = format!(
+        "module {} is hidden: in the {}, not in the {}",
+        module.name,
+        seen_in.join(" and the "),
+        missing_from.join(" or the ")
+    );
+    let subject = Subject::Module { name: module.name, base: module.base.0, address: module.at.0 };
+    Finding { seen_in, missing_from, ..DETECTOR.finding(Severity::Critical, summary, subject) }
 }

@@ -1,19 +1,27 @@
 //! Hidden tasks: the task list against the pid table, the run queues and the slab pages that hold tasks.
 //!
-//! *Sees*: a task unlinked from the task list, from the pid table, from its process's thread list, or from all of them.
-//! *Evaded by*: code that runs without a task (in another's, in an interrupt), a `task_struct` copied out of its slab cache.
-//! *False positives*: none known. A task that is being made or reaped is on some lists only; it is not when looked at again.
-//! ATT&CK T1014, Rootkit.
+//! What it sees, and what evades it: [`DETECTOR`].
 
 use super::confirmed;
-use crate::{Finding, Severity, Subject};
+use crate::{Detector, Finding, Limits, Severity, Subject};
 use lynceus_introspect::linux::{LinuxGuest, Task, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gva, Partial};
 use std::collections::BTreeMap;
 
-pub(crate) const NAME: &str = "hidden_task";
-pub(crate) const TECHNIQUE: &str = "T1014";
+/// What is known of it.
+pub(crate) const DETECTOR: Detector = Detector {
+    name: "hidden_task",
+    technique: "T1014",
+    about: "tasks missing from the task list or the pid table, against run queues and slab pages",
+    limits: Limits {
+        sees: "a task unlinked from the task list, from the pid table, from its process's thread list, or from all of them",
+        evaded_by: "code that runs without a task (in another's, in an interrupt), a task_struct copied out of its slab cache",
+        false_positives: "none known: a task that is being made or reaped is looked at again",
+    },
+    next: "lynceus ps shows it, marked; its files, maps and sockets with --pid; then lynceus dump, before anything in the guest is touched",
+    run: hidden_tasks,
+};
 
 const LIST: &str = "task list";
 const TABLE: &str = "pid table";
@@ -80,20 +88,13 @@ fn sightings(view: &View<'_>, carved: &[Task]) -> Partial<Sighting> {
 
 fn finding(sighting: Sighting, missing_from: Vec<&'static str>) -> Finding {
     let Sighting { task, seen_in } = sighting;
-    Finding {
-        detector: NAME,
-        technique: TECHNIQUE.into(),
-        severity: Severity::Critical,
-        summary: format!(
-            "task {} ({}) is hidden: in the {}, not in the {}",
-            task.pid,
-            task.comm,
-            seen_in.join(" and the "),
-            missing_from.join(" or the ")
-        ),
-        subject: Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm, address: task.at.0 },
-        seen_in,
-        missing_from,
-        rule: None,
-    }
+    let summary = format!(
+        "task {} ({}) is hidden: in the {}, not in the {}",
+        task.pid,
+        task.comm,
+        seen_in.join(" and the "),
+        missing_from.join(" or the ")
+    );
+    let subject = Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm, address: task.at.0 };
+    Finding { seen_in, missing_from, ..DETECTOR.finding(Severity::Critical, summary, subject) }
 }

@@ -1,18 +1,26 @@
 //! Shared credentials: every process has credentials of its own, or shares those that it was born with.
 //!
-//! *Sees*: a process that was given another's `struct cred`, init's above all: the shortest way from any user to root.
-//! *Evaded by*: a copy of the other's credentials, or writing user ids into one's own.
-//! *False positives*: none known. Threads of one process share; so do tasks of the kernel, which are left out.
-//! ATT&CK T1068, Exploitation for Privilege Escalation.
+//! What it sees, and what evades it: [`DETECTOR`].
 
-use crate::{Finding, Severity, Subject};
+use crate::{Detector, Finding, Limits, Severity, Subject};
 use lynceus_introspect::linux::{LinuxGuest, Task, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gva, Partial};
 use std::collections::BTreeMap;
 
-pub(crate) const NAME: &str = "shared_credentials";
-pub(crate) const TECHNIQUE: &str = "T1068";
+/// What is known of it.
+pub(crate) const DETECTOR: Detector = Detector {
+    name: "shared_credentials",
+    technique: "T1068",
+    about: "processes that were given another's credentials",
+    limits: Limits {
+        sees: "a process that shares its struct cred with an older process, init's above all",
+        evaded_by: "a copy of the other's credentials, or user ids written into one's own",
+        false_positives: "none known: threads of one process share, and tasks of the kernel are left out",
+    },
+    next: "lynceus ps and tree: who started it, as which user, from which executable",
+    run: shared_credentials,
+};
 
 /// Processes with the credentials of an older process.
 pub fn shared_credentials(guest: &LinuxGuest, options: &Options) -> Partial<Finding> {
@@ -37,21 +45,10 @@ fn look(view: &View<'_>) -> Partial<Finding> {
         let first = if own == Some(at) { "the kernel".to_owned() } else { name(&sharing) };
         let skipped = usize::from(own != Some(at));
         for task in sharing.into_iter().skip(skipped) {
-            found.items.push(Finding {
-                detector: NAME,
-                technique: TECHNIQUE.into(),
-                severity: Severity::Critical,
-                summary: format!("task {} ({}) has the credentials of {first}", task.pid, task.comm),
-                subject: Subject::Task {
-                    pid: task.pid,
-                    tgid: task.tgid,
-                    comm: task.comm,
-                    address: task.at.0,
-                },
-                seen_in: Vec::new(),
-                missing_from: Vec::new(),
-                rule: None,
-            });
+            let summary = format!("task {} ({}) has the credentials of {first}", task.pid, task.comm);
+            let subject =
+                Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm, address: task.at.0 };
+            found.items.push(DETECTOR.finding(Severity::Critical, summary, subject));
         }
     }
     found

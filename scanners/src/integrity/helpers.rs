@@ -1,18 +1,25 @@
 //! Helper programs: what the kernel starts as root by itself.
 //!
-//! *Sees*: a `modprobe_path`, `poweroff_cmd` or piped `core_pattern` that names a program in a place that anyone may write to, or no
-//! program of that kind: an exploit that can write one string gets root that way.
-//! *Evaded by*: a change of the program that is named.
-//! *False positives*: a crash handler of the admin's own in /tmp, /var/tmp, /dev or /home.
-//! ATT&CK T1574, Hijack Execution Flow.
+//! What it sees, and what evades it: [`DETECTOR`].
 
-use crate::{Finding, Severity, Subject};
+use crate::{Detector, Finding, Limits, Severity, Subject};
 use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Partial};
 
-pub(crate) const NAME: &str = "helper_program";
-pub(crate) const TECHNIQUE: &str = "T1574";
+/// What is known of it.
+pub(crate) const DETECTOR: Detector = Detector {
+    name: "helper_program",
+    technique: "T1574",
+    about: "programs that the kernel starts as root, in places where others may write",
+    limits: Limits {
+        sees: "a modprobe_path, poweroff_cmd or piped core_pattern that names a program in a place that others may write to, or another program than the kernel's default",
+        evaded_by: "a change of the program that is named",
+        false_positives: "a crash handler of the admin's own in /tmp, /var/tmp, /dev or /home",
+    },
+    next: "what lies at that path in the guest, and who wrote it; an exploit that can write one string of the kernel gets root this way",
+    run: helper_programs,
+};
 
 /// Symbols of such paths, and how the program's name must end where there is but one of its kind.
 const PATHS: [(&str, Option<&str>); 3] =
@@ -39,16 +46,9 @@ fn look(view: &View<'_>) -> Partial<Finding> {
         };
         let Some(why) = suspicion(symbol, ending, &text) else { continue };
         let address = view.kernel().symbol(symbol).unwrap_or_default().0;
-        found.items.push(Finding {
-            detector: NAME,
-            technique: TECHNIQUE.into(),
-            severity: Severity::High,
-            summary: format!("the kernel starts {text:?} as root ({symbol}): {why}"),
-            subject: Subject::Kernel { symbol: symbol.to_owned(), address, value: text },
-            seen_in: Vec::new(),
-            missing_from: Vec::new(),
-            rule: None,
-        });
+        let summary = format!("the kernel starts {text:?} as root ({symbol}): {why}");
+        let subject = Subject::Kernel { symbol: symbol.to_owned(), address, value: text };
+        found.items.push(DETECTOR.finding(Severity::High, summary, subject));
     }
     found
 }

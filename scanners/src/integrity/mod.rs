@@ -12,42 +12,35 @@ pub use interrupts::interrupt_handlers;
 pub use operations::operation_tables;
 pub use syscalls::syscall_handlers;
 
-use crate::{Finding, Severity, Subject};
-use lynceus_introspect::Gva;
-use lynceus_introspect::linux::{Code, Module, View};
+use crate::{Detector, Finding, Severity, Subject};
+use lynceus_introspect::linux::{Code, View};
+use lynceus_introspect::{Gva, Partial};
 
 /// A pointer to code in a place where only the kernel's own belongs.
-struct Hook<'a> {
-    detector: &'static str,
-    technique: &'static str,
-    /// What is hooked, for people.
+struct Hook {
+    /// What may be hooked, for people.
     what: String,
-    /// The symbol or name that stands for it.
+    /// The symbol that stands for it, with an index or offset.
     symbol: String,
     at: Gva,
     handler: Gva,
-    modules: &'a [Module],
 }
 
-/// A finding where the handler is not the kernel's own.
-fn judged(view: &View<'_>, hook: Hook<'_>) -> Option<Finding> {
-    let whose = match view.code_at(hook.handler, hook.modules) {
-        Code::Kernel => return None,
-        Code::Module(name) => format!("module {name}"),
-        Code::Unknown => "no known module".to_owned(),
-    };
-    Some(Finding {
-        detector: hook.detector,
-        technique: hook.technique.into(),
-        severity: Severity::Critical,
-        summary: format!("{} leads to {}, the code of {whose}", hook.what, hook.handler),
-        subject: Subject::Kernel {
-            symbol: hook.symbol,
-            address: hook.at.0,
-            value: format!("{:#x}", hook.handler.0),
-        },
-        seen_in: Vec::new(),
-        missing_from: Vec::new(),
-        rule: None,
-    })
+/// A finding for each handler that is not the kernel's own.
+fn judged(view: &View<'_>, detector: &Detector, hooks: Partial<Hook>) -> Partial<Finding> {
+    let mut found = Partial::default();
+    let modules = view.modules_in_tree();
+    let modules = found.absorb(modules);
+    for hook in found.absorb(hooks) {
+        let whose = match view.code_at(hook.handler, &modules) {
+            Code::Kernel => continue,
+            Code::Module(name) => format!("module {name}"),
+            Code::Unknown => "no known module".to_owned(),
+        };
+        let summary = format!("{} leads to {}, the code of {whose}", hook.what, hook.handler);
+        let value = format!("{:#x}", hook.handler.0);
+        let subject = Subject::Kernel { symbol: hook.symbol, address: hook.at.0, value };
+        found.items.push(detector.finding(Severity::Critical, summary, subject));
+    }
+    found
 }

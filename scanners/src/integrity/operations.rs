@@ -1,19 +1,26 @@
 //! Operation tables: the constant tables of functions by which files, directories and listings of /proc are served.
 //!
-//! *Sees*: a function of such a table of the kernel's image that was replaced: to hide files (`iterate_shared`), sockets
-//! (`show` of /proc/net/tcp), or to answer reads.
-//! *Evaded by*: a table of the attacker's own that an object is made to use, a change of the function's own code.
-//! *False positives*: none known: constant tables of the image hold functions of the image.
-//! ATT&CK T1014, Rootkit.
+//! What it sees, and what evades it: [`DETECTOR`].
 
 use super::{Hook, judged};
-use crate::Finding;
+use crate::{Detector, Finding, Limits};
 use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gva, Partial};
 
-pub(crate) const NAME: &str = "operation_table";
-pub(crate) const TECHNIQUE: &str = "T1014";
+/// What is known of it.
+pub(crate) const DETECTOR: Detector = Detector {
+    name: "operation_table",
+    technique: "T1014",
+    about: "constant tables of functions of the kernel that lead out of its image",
+    limits: Limits {
+        sees: "a function of a constant table of the kernel's image that was replaced: to hide files (iterate_shared), sockets (show of /proc/net/tcp), or to answer reads",
+        evaded_by: "a table of the attacker's own that an object is made to use, a change of the function's own code",
+        false_positives: "none known: constant tables of the image hold functions of the image",
+    },
+    next: "compare lynceus files, sockets and ps with what the guest's own tools show: the difference is what is hidden",
+    run: operation_tables,
+};
 
 /// How the kernel calls its tables of functions.
 const ENDINGS: [&str; 9] = [
@@ -36,9 +43,7 @@ pub fn operation_tables(guest: &LinuxGuest, options: &Options) -> Partial<Findin
 }
 
 fn look(view: &View<'_>) -> Partial<Finding> {
-    let mut found = Partial::default();
-    let modules = view.modules_in_tree();
-    let modules = found.absorb(modules);
+    let mut hooks = Partial::default();
     let kernel = view.kernel();
     let symbols = &kernel.profile.symbols;
     let place = |name| kernel.profile.symbol(name);
@@ -55,24 +60,20 @@ fn look(view: &View<'_>) -> Partial<Finding> {
         let len = symbols.next_after(symbol.address).map_or(0, |next| next - symbol.address);
         for offset in (0..len.min(MAX_TABLE_BYTES)).step_by(8) {
             let at = Gva(kernel.slid(symbol.address).0.wrapping_add(offset));
-            let Some(handler) = found.ok("operation table", at, view.pointer(at)) else { break };
+            let Some(handler) = hooks.ok("operation table", at, view.pointer(at)) else { break };
             // Between functions lie flags, sizes, and pointers to data of the image: only code elsewhere counts.
             if !handler.is_kernel() || in_image(view, handler) {
                 continue;
             }
-            let hook = Hook {
-                detector: NAME,
-                technique: TECHNIQUE,
+            hooks.items.push(Hook {
                 what: format!("a function of {}", symbol.name),
                 symbol: format!("{}+{offset:#x}", symbol.name),
                 at,
                 handler,
-                modules: &modules,
-            };
-            found.items.extend(judged(view, hook));
+            });
         }
     }
-    found
+    judged(view, &DETECTOR, hooks)
 }
 
 fn in_image(view: &View<'_>, at: Gva) -> bool {

@@ -1,19 +1,26 @@
 //! System-call handlers: every entry of the table must lead into the kernel's own code.
 //!
-//! *Sees*: an entry of `sys_call_table` that was replaced.
-//! *Evaded by*: a change of the handler's own code, of the entry code, or (from 6.9 on, where the table serves tracing alone) of
-//! `x64_sys_call`.
-//! *False positives*: a module that adds a system call, which no distribution's does.
-//! ATT&CK T1014, Rootkit.
+//! What it sees, and what evades it: [`DETECTOR`].
 
 use super::{Hook, judged};
-use crate::Finding;
+use crate::{Detector, Finding, Limits};
+use lynceus_introspect::Partial;
 use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::{Gva, Partial};
 
-pub(crate) const NAME: &str = "syscall_handler";
-pub(crate) const TECHNIQUE: &str = "T1014";
+/// What is known of it.
+pub(crate) const DETECTOR: Detector = Detector {
+    name: "syscall_handler",
+    technique: "T1014",
+    about: "system-call handlers that are not the kernel's own code",
+    limits: Limits {
+        sees: "an entry of sys_call_table that was replaced",
+        evaded_by: "a change of the handler's own code, of the entry code, or (from 6.9 on, where the table serves tracing alone) of x64_sys_call",
+        false_positives: "a module that adds a system call, which no distribution's does",
+    },
+    next: "which call it is tells what is hidden: 217 getdents64 files, 62 kill control of the rootkit, 59 execve programs; whose code it is stands in the finding",
+    run: syscall_handlers,
+};
 
 /// Entries that lead elsewhere.
 pub fn syscall_handlers(guest: &LinuxGuest, options: &Options) -> Partial<Finding> {
@@ -21,21 +28,16 @@ pub fn syscall_handlers(guest: &LinuxGuest, options: &Options) -> Partial<Findin
 }
 
 fn look(view: &View<'_>) -> Partial<Finding> {
-    let mut found = Partial::default();
-    let (modules, entries) = (view.modules_in_tree(), view.syscalls());
-    let modules = found.absorb(modules);
+    let mut hooks = Partial::default();
     let table = view.kernel().symbol("sys_call_table").unwrap_or_default();
-    for entry in found.absorb(entries) {
-        let hook = Hook {
-            detector: NAME,
-            technique: TECHNIQUE,
+    let entries = view.syscalls();
+    for entry in hooks.absorb(entries) {
+        hooks.items.push(Hook {
             what: format!("the handler of system call {}", entry.number),
             symbol: format!("sys_call_table[{}]", entry.number),
-            at: Gva(table.0.saturating_add(u64::from(entry.number) * 8)),
+            at: table.field(entry.number.saturating_mul(8)),
             handler: entry.handler,
-            modules: &modules,
-        };
-        found.items.extend(judged(view, hook));
+        });
     }
-    found
+    judged(view, &DETECTOR, hooks)
 }

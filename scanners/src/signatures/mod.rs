@@ -30,6 +30,7 @@ use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Gva, Partial};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Name of the detector.
@@ -81,7 +82,7 @@ pub struct StringMatch {
 pub struct RuleMatch {
     /// Its name.
     pub rule: String,
-    /// The file that it came from, without folder and ending.
+    /// The file that it came from, without folder and ending, and a mark of its path.
     pub namespace: String,
     /// Its tags.
     pub tags: Vec<String>,
@@ -278,10 +279,8 @@ impl Scan<'_> {
             }
         };
         for rule in result.rules {
-            let all = strings(&rule.matches, region);
-            let own: Vec<StringMatch> =
-                all.iter().filter(|found| region.owns(found.address)).cloned().collect();
-            if own.is_empty() && !all.is_empty() {
+            let strings = strings(&rule.matches, region);
+            if strings.is_empty() && rule.matches.iter().any(|string| !string.matches.is_empty()) {
                 continue;
             }
             let told = RuleMatch {
@@ -289,7 +288,7 @@ impl Scan<'_> {
                 namespace: rule.namespace.to_owned(),
                 tags: rule.tags.iter().map(|tag| scanner.get_string_symbol(*tag).to_owned()).collect(),
                 meta: rules::metadata(scanner, rule.metadatas),
-                strings: own,
+                strings,
                 scanned_bytes: region.len_bytes(),
                 region_bytes: region.end().saturating_sub(region.start()),
             };
@@ -305,12 +304,15 @@ fn of_kernel(start: Gva, end: Gva, path: String) -> Subject {
     Subject::Memory { pid: None, comm: None, start: start.0, end: end.0, path }
 }
 
-/// Matches in ascending order of address.
+/// Matches that are the region's own, in ascending order of address.
 fn strings(matches: &[boreal::scanner::StringMatches<'_>], region: &Region) -> Vec<StringMatch> {
     let mut told = Vec::new();
     for string in matches.iter().filter(|string| !string.matches.is_empty()).take(MAX_STRINGS) {
         for found in &string.matches {
             let address = (found.base as u64).saturating_add(found.offset as u64);
+            if !region.owns(address) {
+                continue;
+            }
             let end = address.saturating_add(found.length as u64);
             told.push(StringMatch {
                 name: string.name.to_owned(),
@@ -351,19 +353,12 @@ fn finding(rule: RuleMatch, subject: Subject) -> Finding {
     let meta = |name: &str| {
         rule.meta.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     };
-    Finding {
-        detector: NAME,
-        technique: meta("attack")
-            .or_else(|| meta("mitre_attack"))
-            .map_or(TECHNIQUE.to_owned(), Clone::clone)
-            .into(),
-        severity: severity(meta("severity").map(String::as_str)),
-        summary: format!("rule {} matches{address} in {place}", rule.rule),
-        subject,
-        seen_in: Vec::new(),
-        missing_from: Vec::new(),
-        rule: Some(rule),
-    }
+    let technique = meta("attack")
+        .or_else(|| meta("mitre_attack"))
+        .map_or(TECHNIQUE.into(), |told| Cow::Owned(told.clone()));
+    let summary = format!("rule {} matches{address} in {place}", rule.rule);
+    let severity = severity(meta("severity").map(String::as_str));
+    Finding { rule: Some(rule), ..Finding::new(NAME, technique, severity, summary, subject) }
 }
 
 /// What a rule says of itself, in words or as a number up to 100 as field rules have it.

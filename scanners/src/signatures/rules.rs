@@ -63,26 +63,28 @@ impl Rules {
             let named = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
             return Err(RulesError::None(named));
         }
-        // A file that does not compile may leave some of its rules behind: only those that do are put together.
         let (mut good, mut bad) = (Vec::new(), Vec::new());
+        let mut all = compiler();
         for (path, folder) in files {
-            match read(&path).and_then(|text| compile(&mut compiler(&folder), &path, &text).map(|()| text)) {
+            match read(&path).and_then(|text| compile(&mut all, &path, &folder, &text).map(|()| text)) {
                 Ok(text) => good.push((path, folder, text)),
                 Err(why) => bad.push(BadRules { path, why }),
             }
         }
-        let mut all = compiler(Path::new("/nowhere"));
-        let mut used = 0usize;
-        for (path, folder, text) in good {
-            set_includes(&mut all, folder);
-            match compile(&mut all, &path, &text) {
-                Ok(()) => used += 1,
-                Err(why) => bad.push(BadRules { path, why }),
-            }
+        // A file that does not compile may have left some of its rules behind: again without such files.
+        if !bad.is_empty() {
+            all = compiler();
+            good.retain(|(path, folder, text)| match compile(&mut all, path, folder, text) {
+                Ok(()) => true,
+                Err(why) => {
+                    bad.push(BadRules { path: path.clone(), why });
+                    false
+                }
+            });
         }
-        match (used, bad.first()) {
+        match (good.len(), bad.first()) {
             (0, Some(first)) => Err(RulesError::AllBad(first.clone())),
-            _ => Ok(Rules { scanner: all.finalize(), files: used, bad }),
+            (files, _) => Ok(Rules { scanner: all.finalize(), files, bad }),
         }
     }
 
@@ -149,13 +151,12 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
 }
 
-fn compiler(folder: &Path) -> Compiler {
+fn compiler() -> Compiler {
     let mut compiler = CompilerBuilder::new().build();
     compiler.set_params(CompilerParams::default().disable_unknown_escape_warning(true));
     for name in EXTERNALS {
         compiler.define_symbol(name, "");
     }
-    set_includes(&mut compiler, folder.to_owned());
     compiler
 }
 
@@ -171,7 +172,8 @@ fn set_includes(compiler: &mut Compiler, folder: PathBuf) {
     });
 }
 
-fn compile(compiler: &mut Compiler, path: &Path, text: &str) -> Result<(), String> {
+fn compile(compiler: &mut Compiler, path: &Path, folder: &Path, text: &str) -> Result<(), String> {
+    set_includes(compiler, folder.to_owned());
     let namespace = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     // Two files of the same name in different folders must not share names of rules.
     let namespace = format!("{namespace}#{:08x}", mark(path.to_string_lossy().as_bytes()));
