@@ -79,8 +79,6 @@ pub(super) const DYING: u32 = 1;
 pub(super) const HVM: u32 = 1 << 1;
 pub(super) const SHUTDOWN: u32 = 1 << 2;
 pub(super) const PAUSED: u32 = 1 << 3;
-pub(super) const BLOCKED: u32 = 1 << 4;
-pub(super) const RUNNING: u32 = 1 << 5;
 
 /// Members of `struct xen_domctl_getdomaininfo`.
 pub(super) mod info {

@@ -227,7 +227,7 @@ fn state(info: &Info) -> DomainState {
         DomainState::Dying
     } else if info.is(abi::SHUTDOWN) {
         DomainState::Shutdown
-    } else if info.is(abi::PAUSED) && !info.is(abi::RUNNING | abi::BLOCKED) || info.is(abi::PAUSED) {
+    } else if info.is(abi::PAUSED) {
         DomainState::Paused
     } else {
         DomainState::Running

@@ -13,6 +13,8 @@ use std::sync::Mutex;
 
 const ABI: Abi = ABIS[3];
 const PAGE: usize = PAGE_BYTES as usize;
+/// `XEN_DOMINF_running`.
+const RUNNING: u32 = 1 << 5;
 
 /// A Xen with one domain, number 5, whose frames hold their own number.
 #[derive(Default)]
@@ -48,7 +50,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 fn info_bytes(xen: &FakeXen) -> Vec<u8> {
     let mut info = vec![0; ABI.info_bytes];
     info[0..2].copy_from_slice(&5_u16.to_le_bytes());
-    info[4..8].copy_from_slice(&(if xen.hvm { abi::HVM } else { 0 } | abi::RUNNING).to_le_bytes());
+    info[4..8].copy_from_slice(&(if xen.hvm { abi::HVM } else { 0 } | RUNNING).to_le_bytes());
     info[8..16].copy_from_slice(&(xen.frames.len() as u64).to_le_bytes());
     info[48..56].copy_from_slice(&0x900_u64.to_le_bytes());
     info[64..68].copy_from_slice(&2_u32.to_le_bytes());
