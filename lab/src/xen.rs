@@ -6,9 +6,9 @@ use crate::folder;
 use crate::initramfs::{self, Cpio, static_program};
 use crate::kernels::{self, Apt, KernelVersion, numbers, run};
 use anyhow::{Context, Result, bail, ensure};
+use lynceus_profiles::kernel_file;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -111,7 +111,9 @@ fn fetch() -> Result<PathBuf> {
         ensure!(xen.status.success(), "gzip: {}", String::from_utf8_lossy(&xen.stderr));
         fs::write(folder.join("xen"), xen.stdout)?;
         let vmlinuz = starting_with(&root, "vmlinuz-")?;
-        Ok(fs::write(folder.join("vmlinux"), unpack_kernel(&fs::read(vmlinuz)?)?)?)
+        // Emulated Xen would take long to do it.
+        let kernel = kernel_file::unpack(&mut fs::File::open(vmlinuz)?)?;
+        Ok(fs::write(folder.join("vmlinux"), kernel)?)
     })
 }
 
@@ -123,21 +125,6 @@ fn starting_with(folder: &Path, start: &str) -> Result<PathBuf> {
         }
     }
     bail!("{}: no {start}*", folder.display())
-}
-
-/// The kernel out of a bzImage (`Documentation/arch/x86/boot.rst`, `payload_offset`): emulated Xen would take long to do it.
-fn unpack_kernel(image: &[u8]) -> Result<Vec<u8>> {
-    let word = |at: usize| -> Result<usize> {
-        let bytes = image.get(at..at + 4).context("a short kernel image")?;
-        Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
-    };
-    let setup = (usize::from(*image.get(0x1f1).context("a short kernel image")?) + 1) * 512;
-    let start = setup + word(0x248)?;
-    let payload = image.get(start..start + word(0x24c)?).context("a payload outside of the image")?;
-    ensure!(payload.starts_with(b"\xfd7zXZ\0"), "dom0's kernel is not packed with xz");
-    let mut kernel = Vec::new();
-    lzma_rust2::XzReader::new(payload, false).read_to_end(&mut kernel)?;
-    Ok(kernel)
 }
 
 /// dom0's initramfs: its PID 1 (ours), the toolstack with its libraries, and the guests' kernels.

@@ -11,8 +11,8 @@ const MAX_PAYLOAD_BYTES: u64 = 512 << 20;
 /// Blocks of the legacy LZ4 frame hold up to that much.
 const LZ4_BLOCK_BYTES: usize = 8 << 20;
 
-/// The kernel in a boot image, decompressed.
-pub(super) fn unpack(file: &mut impl Read) -> Result<Vec<u8>, KernelFileError> {
+/// The kernel in a boot image, decompressed: a `vmlinux`.
+pub fn unpack(file: &mut impl Read) -> Result<Vec<u8>, KernelFileError> {
     let mut bytes = Vec::new();
     Read::take(file, MAX_PAYLOAD_BYTES).read_to_end(&mut bytes)?;
     decompress(payload(&bytes)?)

@@ -17,6 +17,8 @@ use crate::kallsyms::{self, LINK_TEXT};
 use crate::{BuildId, Identity, Profile, Symbols, Types, btf, dwarf};
 use std::io::{Cursor, Read, Seek};
 
+pub use boot_image::unpack;
+
 /// Largest kernel image, as it is laid out in memory (`KERNEL_IMAGE_SIZE`).
 const MAX_IMAGE_BYTES: usize = 1 << 30;
 /// Bytes around a token table that hold its kernel's tables.
@@ -144,12 +146,13 @@ fn load_elf<F: Read + Seek>(file: &mut F, elsewhere: Elsewhere) -> Result<Kernel
     let banner = banner(image.get(at("linux_banner")?..).unwrap_or_default())?;
     let notes = between("__start_notes", "__stop_notes").unwrap_or_default();
     let build_id = BuildId::from_notes(notes);
+    let theirs = elsewhere.types.as_ref().and_then(|given| given.build_id);
+    if let (Some(theirs), Some(ours)) = (theirs, build_id)
+        && theirs != ours
+    {
+        return Err(KernelFileError::OtherBuild { theirs, ours });
+    }
     let types = match (elsewhere.types, between("__start_BTF", "__stop_BTF")) {
-        (Some(TypesFile { build_id: Some(theirs), .. }), _)
-            if build_id.is_some_and(|ours| ours != theirs) =>
-        {
-            return Err(KernelFileError::OtherBuild { theirs, ours: build_id.unwrap_or(theirs) });
-        }
         (Some(given), _) => given.types,
         (None, Ok(blob)) => btf::parse(blob)?,
         (None, Err(_)) => dwarf::read(file).map_err(KernelFileError::NoTypes)?,
