@@ -29,18 +29,30 @@ impl Volatility {
         Ok(Volatility { program: folder.join("venv/bin/vol") })
     }
 
+    /// One that is there already: its `vol`.
+    pub fn at(program: PathBuf) -> Volatility {
+        Volatility { program }
+    }
+
     /// Its `vol`.
     pub fn program(&self) -> &Path {
         &self.program
     }
 
-    /// Runs a plugin over an image with the symbol files in `symbols` (in its folder `linux`). The rows that it shows.
-    pub fn run(&self, plugin: &str, image: &Path, symbols: &Path) -> Result<Vec<Value>> {
+    /// Runs a plugin over an image with the symbol files in `symbols` (in its folder `linux`). `rows` is how it shows what it finds:
+    /// `quick`, as it does by itself, or `json`.
+    pub fn command(&self, rows: &str, plugin: &str, image: &Path, symbols: &Path) -> Command {
         let mut command = Command::new(&self.program);
         // A cache of its own: the user's may know other symbol files.
         command.env("XDG_CACHE_HOME", symbols.join("cache"));
-        command.args(["-q", "-r", "json", "-s"]).arg(symbols).arg("-f").arg(image).arg(plugin);
-        let output = command.output().context("cannot start Volatility 3")?;
+        command.args(["-q", "-r", rows, "-s"]).arg(symbols).arg("-f").arg(image).arg(plugin);
+        command
+    }
+
+    /// The rows that a plugin shows.
+    pub fn run(&self, plugin: &str, image: &Path, symbols: &Path) -> Result<Vec<Value>> {
+        let output =
+            self.command("json", plugin, image, symbols).output().context("cannot start Volatility 3")?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "Volatility 3, {plugin}: {}: {errors}", output.status);
         serde_json::from_slice(&output.stdout).with_context(|| format!("Volatility 3, {plugin}: {errors}"))

@@ -26,7 +26,7 @@ const LOOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bench/libvmi_loop.c
 
 /// What this machine has.
 pub(crate) struct Peers {
-    volatility: Result<PathBuf, String>,
+    volatility: Result<Volatility, String>,
     libvmi: Result<PathBuf, String>,
 }
 
@@ -40,17 +40,16 @@ pub(crate) struct Image<'a> {
 impl Peers {
     /// Looks for them.
     pub(crate) fn find() -> Peers {
-        let volatility = program("LYNCEUS_BENCH_VOL", "vol").or_else(|_| {
-            let installed = Volatility::install().map_err(|error| format!("{error:#}"))?;
-            Ok(installed.program().to_owned())
-        });
+        let volatility = program("LYNCEUS_BENCH_VOL", "vol")
+            .map(Volatility::at)
+            .or_else(|_| Volatility::install().map_err(|error| format!("{error:#}")));
         Peers { volatility, libvmi: program("LYNCEUS_BENCH_LIBVMI", "vmi-process-list") }
     }
 
     /// A version for the report.
     pub(crate) fn volatility_version(&self) -> String {
         let Ok(vol) = &self.volatility else { return "not on this machine".to_owned() };
-        let help = output(Command::new(vol).arg("-h")).map(|(text, _)| text).unwrap_or_default();
+        let help = output(Command::new(vol.program()).arg("-h")).map(|(text, _)| text).unwrap_or_default();
         let help = String::from_utf8_lossy(&help).into_owned();
         let version = help.lines().find_map(|line| line.strip_prefix("Volatility 3 Framework "));
         version.unwrap_or("of unknown version").to_owned()
@@ -65,13 +64,7 @@ impl Peers {
     /// Volatility 3's plugin on an image.
     pub(crate) fn volatility(&self, runs: usize, plugin: &str, image: &Image<'_>) -> Measured {
         let vol = self.volatility.as_ref()?;
-        whole_process(runs, false, || {
-            let mut command = Command::new(vol);
-            // A cache of its own: the user's may know other symbol files.
-            command.env("XDG_CACHE_HOME", image.symbols.join("cache"));
-            command.arg("-q").arg("-s").arg(image.symbols).arg("-f").arg(image.ram).arg(plugin);
-            Ok(command)
-        })
+        whole_process(runs, false, || Ok(vol.command("quick", plugin, image.ram, image.symbols)))
     }
 
     /// LibVMI's process list on an image.
