@@ -184,7 +184,7 @@ fn a_truncated_dump_is_incomplete_or_an_error() -> Result<()> {
 fn a_running_vm_by_name() -> Result<()> {
     let store = tempfile::tempdir()?;
     let name = format!("cli-{}", std::process::id());
-    let spec = Spec { name: name.clone(), ..Spec::new(KernelVersion::V6_1, Paging::Four) };
+    let spec = Spec { name: name.clone(), ..Spec::everyday(KernelVersion::V6_1, Paging::Four) };
     let guest = Guest::boot(&spec)?;
     let vms = rows(store.path(), &["vms"])?;
     let vm = vms.iter().find(|row| row["name"] == name.as_str()).context("not listed")?;

@@ -54,7 +54,7 @@ fn check(found: &[Finding], pid: u32, how: From) -> Result<()> {
 }
 
 fn hide_and_find(kernel: KernelVersion, paging: Paging, how: From) -> Result<()> {
-    let guest = Guest::boot(&Spec { vcpus: 2, ..Spec::new(kernel, paging) })?;
+    let guest = Guest::boot(&Spec { vcpus: 2, ..Spec::everyday(kernel, paging) })?;
     let target = format!("pid:{}", guest.pid());
     ensure!(findings(&target)?.is_empty(), "found something before anything was hidden");
 

@@ -1,7 +1,7 @@
 //! Reads saved answers to `TRUTH` and says what each holds and lacks: `check_truth FILE...`.
 
 use anyhow::{Context, Result};
-use lynceus_lab::{scenery, truth::Truth};
+use lynceus_lab::{Scenery, scenery, truth::Truth};
 
 fn main() -> Result<()> {
     for path in std::env::args().skip(1) {
@@ -26,7 +26,7 @@ fn main() -> Result<()> {
         for note in truth.notes() {
             println!("  note: {note}");
         }
-        for item in scenery::missing(&truth)? {
+        for item in scenery::missing(&truth, Scenery::Full)? {
             println!("  MISSING {item}");
         }
     }

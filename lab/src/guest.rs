@@ -2,6 +2,7 @@
 
 use crate::kernels::{self, KernelVersion};
 use crate::qmp::{self, Qmp};
+use crate::scenery::{self, Scenery};
 use crate::truth::{Symbol, Truth, parse_kallsyms};
 use crate::{folder, initramfs};
 use anyhow::{Context, Result, bail};
@@ -54,13 +55,21 @@ pub struct Spec {
     pub vcpus: u32,
     /// RAM that no other process can map.
     pub private_ram: bool,
+    /// What is planted in it.
+    pub scenery: Scenery,
 }
 
 impl Spec {
     /// A small guest with one CPU.
     pub fn new(kernel: KernelVersion, paging: Paging) -> Spec {
         let name = format!("lab-{kernel}-{paging}");
-        Spec { name, kernel, paging, memory_mib: 256, vcpus: 1, private_ram: false }
+        let scenery = Scenery::Full;
+        Spec { name, kernel, paging, memory_mib: 256, vcpus: 1, private_ram: false, scenery }
+    }
+
+    /// A small guest that runs nothing but what any system may run.
+    pub fn everyday(kernel: KernelVersion, paging: Paging) -> Spec {
+        Spec { scenery: Scenery::Everyday, ..Spec::new(kernel, paging) }
     }
 }
 
@@ -144,7 +153,7 @@ impl Guest {
     /// The guest's own account of itself, now. What the scenery lacks is an error.
     pub fn truth(&self) -> Result<Truth> {
         let truth = Truth::parse(&self.truth_bytes()?)?;
-        let missing = crate::scenery::missing(&truth)?;
+        let missing = scenery::missing(&truth, self.spec.scenery)?;
         if !missing.is_empty() {
             bail!("{}: the scenery lacks: {}", self.spec.name, missing.join("; "));
         }
@@ -211,7 +220,7 @@ impl Guest {
     }
 
     /// Sends a line and returns the answer's bytes.
-    fn ask(&self, line: &str) -> Result<Vec<u8>> {
+    pub(crate) fn ask(&self, line: &str) -> Result<Vec<u8>> {
         let asked = || -> Result<(bool, Vec<u8>)> {
             let mut control = self.control.borrow_mut();
             control.get_mut().write_all(format!("{line}\n").as_bytes())?;
@@ -274,7 +283,9 @@ fn start(spec: &Spec, vmlinuz: &Path, initramfs: &Path, folder: &Path) -> Result
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(socket))]);
     }
     command.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
-    command.args(["-append", "console=ttyS0 quiet panic=1"]);
+    command
+        .arg("-append")
+        .arg(format!("console=ttyS0 quiet panic=1 lynceus.scenery={}", spec.scenery.word()));
     let log = fs::File::create(folder.join("qemu.log"))?;
     let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
     child.context("cannot start QEMU (packages qemu-system-x86 and util-linux)")

@@ -20,7 +20,7 @@ pub struct Frozen {
 
 /// RAM and truth of a guest.
 pub fn frozen(spec: &Spec) -> Result<Frozen> {
-    let Spec { kernel, paging, memory_mib, vcpus, .. } = spec;
+    let Spec { kernel, paging, memory_mib, vcpus, scenery, .. } = spec;
     let sources = crate::initramfs::build(&crate::kernels::fetch(*kernel)?)?;
     let stamp = sources
         .parent()
@@ -28,7 +28,7 @@ pub fn frozen(spec: &Spec) -> Result<Frozen> {
         .and_then(|name| name.to_str())
         .unwrap_or_default()
         .to_owned();
-    let name = format!("images/{stamp}-{paging}-{memory_mib}-{vcpus}");
+    let name = format!("images/{stamp}-{paging}-{memory_mib}-{vcpus}-{}", scenery.word());
     let folder = folder::once(&name, |folder| freeze(spec, folder))?;
     let truth = fs::read(folder.join("truth")).context("no truth")?;
     Ok(Frozen { ram: folder.join("ram"), truth: Truth::parse(&truth)? })

@@ -1,10 +1,12 @@
 //! Development only: builds and boots real guests with a known ground truth.
 //!
 //! [`kernels`] downloads Debian's kernels, [`initramfs`] packs the guest's own PID 1 with them, [`guest`] boots and asks it,
-//! [`images`] keeps frozen guests for tests. In the guest runs `lab/guest`; what it plants is in [`scenery`].
+//! [`images`] keeps frozen guests for tests. In the guest runs `lab/guest`; what it plants is in [`scenery`], what it can be made
+//! to suffer in [`attacks`].
 //!
 //! *Never*: part of the product; it may panic and may trust its own guest.
 
+pub mod attacks;
 pub mod folder;
 pub mod guest;
 pub mod images;
@@ -20,3 +22,4 @@ pub mod xen;
 
 pub use guest::{Guest, Paging, Spec};
 pub use kernels::KernelVersion;
+pub use scenery::Scenery;

@@ -4,6 +4,29 @@ use anyhow::Result;
 
 use crate::truth::{SocketKind, Task, Truth};
 
+/// What is planted in a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scenery {
+    /// Everything, and with it [`ODDITIES`].
+    Full,
+    /// Only what an ordinary system may run: no detector has anything to say of it.
+    Everyday,
+}
+
+impl Scenery {
+    /// The word for it on the kernel's command line, `lynceus.scenery=`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Scenery::Full => "full",
+            Scenery::Everyday => "everyday",
+        }
+    }
+}
+
+/// What the full scenery plants that no ordinary system runs: the detector that must find it, and the process.
+pub const ODDITIES: &[(&str, &str)] =
+    &[("odd_executable", "lab-deleted"), ("odd_executable", "lab-memfd"), ("executable_memory", "lab-rwx")];
+
 /// The uid that runs `lab-user`.
 pub const USER: u32 = 1000;
 /// The title that `lab-title` wrote over its arguments.
@@ -29,6 +52,7 @@ const PEOPLE: &[Person] = &[
     ("lab-zombie", |task| task.state == 'S'),
     ("lab-undead", |task| task.state == 'Z' && task.exe.is_none()),
     ("lab-deleted", |task| task.exe.as_deref() == Some("/run/lab-deleted (deleted)")),
+    ("lab-upgraded", |task| task.exe.as_deref() == Some("/run/lab-upgraded (deleted)")),
     ("lab-memfd", |task| task.exe.as_deref() == Some("/memfd:lab-payload (deleted)")),
     ("lab-rwx", |_| true),
     ("lab-long-15char", |task| task.cmdline.get(1).is_some_and(|text| text.len() == 8192)),
@@ -101,9 +125,10 @@ const FILES: &[&str] = &[
 /// Everything of the scenery that this truth does not show; empty for a guest that planted all of it.
 ///
 /// Not looked for, since no kernel so far could do it: memory named by `PR_SET_VMA` (see [`Truth::notes`]).
-pub fn missing(truth: &Truth) -> Result<Vec<String>> {
+pub fn missing(truth: &Truth, scenery: Scenery) -> Result<Vec<String>> {
     let mut missing = Vec::new();
-    for (name, is_right) in PEOPLE {
+    let planted = |name: &str| scenery == Scenery::Full || ODDITIES.iter().all(|(_, odd)| *odd != name);
+    for (name, is_right) in PEOPLE.iter().filter(|(name, _)| planted(name)) {
         match truth.task_named(name) {
             Ok(task) if is_right(&task) => {}
             Ok(task) => missing.push(format!("{name} is not as planned: {task:?}")),

@@ -5,6 +5,7 @@ use lynceus_introspect::backend::dump::Dump;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gva, find};
 use lynceus_lab::{KernelVersion, Paging, Spec, images};
+use lynceus_lab_compare::without_oddities;
 use lynceus_scanners::{DETECTORS, Finding, Subject};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ fn findings(guest: &Hostile) -> Vec<Finding> {
         assert!(found.items.iter().all(|finding| finding.detector == detector.name));
         all.extend(found.items);
     }
-    all
+    without_oddities(all).expect("what is planted")
 }
 
 /// One finding, by this detector, about this place.
@@ -56,11 +57,14 @@ fn clean_kernels_give_no_finding() {
             let frozen = images::frozen(&Spec::new(kernel, paging)).expect("a frozen guest");
             let memory = Arc::new(Dump::open(&frozen.ram).expect("an image"));
             let guest = find::attach(memory).expect("a kernel").guest;
+            let mut all = Vec::new();
             for detector in DETECTORS {
                 let found = (detector.run)(&guest, &Options::default());
-                assert!(found.items.is_empty(), "{kernel} {paging}: {:#?}", found.items);
                 assert!(found.is_complete(), "{kernel} {paging} {}: {:?}", detector.name, found.gaps);
+                all.extend(found.items);
             }
+            let surprises = without_oddities(all).expect("what is planted");
+            assert!(surprises.is_empty(), "{kernel} {paging}: {surprises:#?}");
             // What was judged is there: an empty table is no clean one.
             let view = guest.view();
             assert!(

@@ -25,7 +25,7 @@ pub(crate) fn run_all() -> Result<()> {
     say(
         "Booting a VM: Debian's kernel 6.1, under QEMU, with nothing of ours in it but a few planted processes.",
     );
-    let spec = Spec { name: VM.to_owned(), ..Spec::new(KernelVersion::V6_1, Paging::Four) };
+    let spec = Spec { name: VM.to_owned(), ..Spec::everyday(KernelVersion::V6_1, Paging::Four) };
     let guest = Guest::boot(&spec)?;
     println!("   up after {:.1} s, as process {}", started.elapsed().as_secs_f32(), guest.pid());
 

@@ -4,6 +4,7 @@
 mod files;
 mod memory;
 mod net;
+mod oddities;
 mod report;
 mod symbols;
 mod system;
@@ -13,6 +14,7 @@ use anyhow::{Result, ensure};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_lab::truth::Truth;
 use lynceus_scanners::DETECTORS;
+pub use oddities::without_oddities;
 use report::Report;
 pub use symbols::hold as hold_symbols;
 
@@ -29,11 +31,12 @@ pub fn hold(guest: &LinuxGuest, truth: &Truth) -> Result<usize> {
     files::compare(&view, truth, &mut report)?;
     net::compare(&view, truth, &mut report)?;
     system::compare(&view, truth, &mut report)?;
+    let mut found = Vec::new();
     for detector in DETECTORS {
-        let findings = (detector.run)(guest, &Default::default());
-        report.differences.extend(findings.items.iter().map(|finding| format!("false alarm: {finding:?}")));
-        report.whole(detector.name, findings);
+        found.extend(report.whole(detector.name, (detector.run)(guest, &Default::default())));
     }
+    let alarms = without_oddities(found)?;
+    report.differences.extend(alarms.iter().map(|finding| format!("false alarm: {finding:?}")));
     let differences = &report.differences;
     ensure!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
     Ok(report.equal)

@@ -139,7 +139,7 @@ fn findings(guest: &Guest) -> Result<Vec<Finding>> {
         ensure!(looked.is_complete(), "{}: {:?}", detector.name, looked.gaps);
         found.extend(looked.items);
     }
-    Ok(found)
+    lynceus_lab_compare::without_oddities(found)
 }
 
 /// The hiding module's task and itself, in a running guest.

@@ -64,7 +64,7 @@ impl Guest {
     /// Its own account of itself.
     pub(crate) fn truth(&self) -> Result<Truth> {
         let truth = Truth::parse(&self.ask("TRUTH")?)?;
-        let mut missing = lynceus_lab::scenery::missing(&truth)?;
+        let mut missing = lynceus_lab::scenery::missing(&truth, lynceus_lab::Scenery::Full)?;
         // A PV kernel has no huge pages.
         missing.retain(|what| self.kind != "pv" || !what.contains("anon_hugepage"));
         if !missing.is_empty() {

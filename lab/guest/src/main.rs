@@ -3,13 +3,15 @@
 //! One static binary plays every part, chosen by the base name of `argv[0]`: `init` boots the guest and serves
 //! the host on the second serial port ([`serve`]); each other name is an actor of the scenery ([`actors`]) that
 //! sets up something distinctive and then sleeps for ever, so that what the guest's own `/proc` says about it
-//! (captured by [`capture`]) can be compared with what introspection finds from outside.
+//! (captured by [`capture`]) can be compared with what introspection finds from outside; and some names are harmless attacks
+//! ([`attacks`]), started when the host asks for them.
 //!
 //! It trusts the lab's host side. It never runs outside a lab guest: PID 1 powers the machine off.
 
 #![allow(unsafe_code)] // Development only; every use of `unsafe` is a system call and says why it holds.
 
 mod actors;
+mod attacks;
 mod boot;
 mod bpf;
 mod capture;
@@ -29,6 +31,9 @@ fn main() {
         .map(|name| name.to_string_lossy().into_owned());
     match name.as_deref() {
         Some("init") if std::process::id() == 1 => init(),
+        Some(name) if name.starts_with(attacks::PREFIX) => {
+            attacks::run(name, args.get(1..).unwrap_or_default())
+        }
         Some(name) => actors::run(name, args.get(1..).unwrap_or_default()),
         None => {}
     }

@@ -19,6 +19,9 @@ const PATIENCE_MS: i32 = 20_000;
 /// Where the actors' executables are (hard links to `/init`).
 const STAGE: &str = "/lab";
 
+/// What no ordinary system runs. Left out where the kernel's command line says `lynceus.scenery=everyday`.
+const ODDITIES: &[&str] = &["lab-deleted", "lab-memfd", "lab-rwx"];
+
 /// Name, arguments and environment of an actor.
 type Actor = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
@@ -30,6 +33,7 @@ const ACTORS: &[Actor] = &[
     ("lab-threads", &[], &[]),
     ("lab-zombie", &[], &[]),
     ("lab-deleted", &[], &[]),
+    ("lab-upgraded", &[], &[]),
     ("lab-memfd", &[], &[]),
     ("lab-rwx", &[], &[]),
     ("lab-long", &[], &[]),
@@ -52,7 +56,8 @@ const ACTORS: &[Actor] = &[
 pub(crate) fn plant(notes: &mut Vec<String>) {
     boot::note(notes, "stage", fs::create_dir_all(STAGE));
     let mut waiting = Vec::new();
-    for &(name, args, env) in ACTORS {
+    let everyday = sys::kernel_option("lynceus.scenery").as_deref() == Some("everyday");
+    for &(name, args, env) in ACTORS.iter().filter(|(name, ..)| !everyday || !ODDITIES.contains(name)) {
         let long;
         let args = if name == "lab-long" {
             long = "L".repeat(8192);
@@ -61,7 +66,7 @@ pub(crate) fn plant(notes: &mut Vec<String>) {
             args
         };
         match start(name, args, env) {
-            Ok(pipe) => waiting.push((name, pipe)),
+            Ok((_, pipe)) => waiting.push((name, pipe)),
             Err(error) => notes.push(format!("{name}: {error}")),
         }
     }
@@ -70,17 +75,17 @@ pub(crate) fn plant(notes: &mut Vec<String>) {
     }
 }
 
-/// Starts one actor under `name`; the pipe ends when it is ready.
-pub(crate) fn start(name: &str, args: &[&str], env: &[(&str, &str)]) -> io::Result<OwnedFd> {
+/// Starts one actor under `name`, in a process group of its own; the pipe ends when it is ready.
+pub(crate) fn start(name: &str, args: &[&str], env: &[(&str, &str)]) -> io::Result<(u32, OwnedFd)> {
     let path = format!("{STAGE}/{name}");
     if !fs::exists(&path)? {
         fs::hard_link("/init", &path)?;
     }
     let (ours, theirs) = sys::pipe()?;
     let mut command = Command::new(&path);
-    command.arg0(name).args(args).env_clear().env("PATH", "/bin").envs(env.iter().copied());
-    spawn_reporting(command.stdin(Stdio::null()), theirs.as_raw_fd())?;
-    Ok(ours)
+    command.arg0(name).args(args).process_group(0).env_clear().env("PATH", "/bin").envs(env.iter().copied());
+    let child = spawn_reporting(command.stdin(Stdio::null()), theirs.as_raw_fd())?;
+    Ok((child.id(), ours))
 }
 
 /// Spawns `command` with `report` as its [`READY_FD`].

@@ -8,6 +8,8 @@
 //! | `KALLSYMS` | `/proc/kallsyms` |
 //! | `RUN <shell command>` | its output; `ERR` if it ends with another code than 0. Background jobs may live on. |
 //! | `LOAD <path> [params]` | loads a kernel module |
+//! | `ATTACK <name>` | starts an attack ([`crate::attacks`]), answers when it stands |
+//! | `CEASE <name>` | ends it, answers when it is gone |
 //! | `FORK <seconds>` | starts witnesses and a storm, answers when the witnesses stand |
 //! | `QUIT` | no answer: power off |
 
@@ -17,6 +19,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
+use crate::attacks::Running;
 use crate::{capture, storm, sys};
 
 /// Unless the kernel's command line names another: `lynceus.port=hvc0` in a Xen domain, which has no serial ports.
@@ -30,8 +33,9 @@ pub(crate) fn serve(notes: &[String]) -> io::Result<()> {
         .read(true)
         .write(true)
         .custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open(format!("/dev/{}", port_name()))?;
+        .open(format!("/dev/{}", sys::kernel_option("lynceus.port").as_deref().unwrap_or(PORT)))?;
     raw_mode(&port)?;
+    let mut attacks = Running::default();
     port.write_all(b"READY\n")?;
     loop {
         let line = read_line(&mut port)?;
@@ -41,6 +45,8 @@ pub(crate) fn serve(notes: &[String]) -> io::Result<()> {
             "KALLSYMS" => fs::read("/proc/kallsyms").map_err(|error| error.to_string().into_bytes()),
             "RUN" => run(rest),
             "LOAD" => load(rest),
+            "ATTACK" => attacks.start(rest).map(String::into_bytes).map_err(String::into_bytes),
+            "CEASE" => attacks.end(rest).map(String::into_bytes).map_err(String::into_bytes),
             "FORK" => fork(rest),
             "QUIT" => return Ok(()),
             "" => continue,
@@ -53,12 +59,6 @@ pub(crate) fn serve(notes: &[String]) -> io::Result<()> {
         port.write_all(format!("{word} {}\n", bytes.len()).as_bytes())?;
         port.write_all(bytes)?;
     }
-}
-
-fn port_name() -> String {
-    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let named = line.split_whitespace().find_map(|word| word.strip_prefix("lynceus.port="));
-    named.unwrap_or(PORT).to_owned()
 }
 
 /// No echo, no translation, eight bits.

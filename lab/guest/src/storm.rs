@@ -15,7 +15,7 @@ pub(crate) fn start(seconds: u64) -> Result<String, String> {
     for number in 1..=8 {
         let name = format!("lab-witness-{number}");
         if !std::path::Path::new(&format!("/lab/{name}")).exists() {
-            let pipe = scenery::start(&name, &[], &[]).map_err(|error| error.to_string())?;
+            let (_, pipe) = scenery::start(&name, &[], &[]).map_err(|error| error.to_string())?;
             scenery::wait_ready(&name, pipe);
         }
     }

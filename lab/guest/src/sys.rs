@@ -25,6 +25,12 @@ pub(crate) fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The value of `name=value` on the kernel's command line.
+pub(crate) fn kernel_option(name: &str) -> Option<String> {
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+}
+
 /// `mount(2)`.
 pub(crate) fn mount(
     source: &str,

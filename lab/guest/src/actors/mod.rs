@@ -6,7 +6,7 @@ mod container;
 mod files;
 mod maps;
 mod net;
-mod people;
+pub(crate) mod people;
 
 use std::any::Any;
 use std::io;
@@ -19,13 +19,14 @@ pub(crate) type Held = Box<dyn Any>;
 
 /// Plays the part called `name`. Unknown names (such as `intruder`) just sleep.
 pub(crate) fn run(name: &str, args: &[String]) -> ! {
-    let held = match name {
+    stand(match name {
         "lab-user" => people::user(),
         "lab-caps" => people::caps(),
         "lab-threads" => people::threads(),
         "lab-zombie" => people::zombie(),
         "lab-undead" => sys::exit_now(7),
         "lab-deleted" => people::deleted(args),
+        "lab-upgraded" => people::upgraded(args),
         "lab-memfd" => people::memfd(args),
         "lab-long" => people::long(),
         "lab-title" => people::title(),
@@ -40,7 +41,11 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "lab-container" => container::container(args),
         "lab-storm" => storm::rage(args.first().and_then(|text| text.parse().ok()).unwrap_or(10)),
         _ => Ok(Box::new(()) as Held),
-    };
+    })
+}
+
+/// Says that this actor stands, or what failed, and sleeps with what it holds.
+pub(crate) fn stand(held: io::Result<Held>) -> ! {
     let _held = held.map_err(|error| report(&format!("failed: {error}")));
     // SAFETY: the descriptor was passed in for this purpose and nothing here owns it.
     unsafe { libc::close(READY_FD) };

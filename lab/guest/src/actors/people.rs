@@ -75,19 +75,38 @@ pub(super) fn deleted(args: &[String]) -> io::Result<Held> {
     Ok(Box::new(()))
 }
 
+/// Runs on while a package manager puts a newer version of its file in the place of the old one.
+pub(super) fn upgraded(args: &[String]) -> io::Result<Held> {
+    const OLD: &str = "/run/lab-upgraded";
+    const NEW: &str = "/run/lab-upgraded.dpkg-new";
+    if args.is_empty() {
+        fs::copy("/init", OLD)?;
+        return Err(Command::new(OLD).arg0("lab-upgraded").arg("resident").exec());
+    }
+    fs::copy("/init", NEW)?;
+    fs::rename(NEW, OLD)?;
+    Ok(Box::new(()))
+}
+
 /// Runs from memory that never had a file name.
 pub(super) fn memfd(args: &[String]) -> io::Result<Held> {
     if !args.is_empty() {
         sys::set_name("lab-memfd")?;
         return Ok(Box::new(()));
     }
+    run_from_memory("lab-payload", "lab-memfd", "resident")
+}
+
+/// Becomes this program again, from a memfd of that name.
+pub(crate) fn run_from_memory(file: &str, name: &str, argument: &str) -> io::Result<Held> {
+    let (file, name, argument) = (sys::cstr(file)?, sys::cstr(name)?, sys::cstr(argument)?);
     // SAFETY: a NUL-terminated name.
-    let fd = sys::own(unsafe { libc::memfd_create(c"lab-payload".as_ptr(), libc::MFD_CLOEXEC) })?;
+    let fd = sys::own(unsafe { libc::memfd_create(file.as_ptr(), libc::MFD_CLOEXEC) })?;
     let mut file = fs::File::from(fd);
     file.write_all(&fs::read("/init")?)?;
-    let argv = [c"lab-memfd".as_ptr(), c"resident".as_ptr(), std::ptr::null()];
+    let argv = [name.as_ptr(), argument.as_ptr(), std::ptr::null()];
     let envp = [c"PATH=/bin".as_ptr(), std::ptr::null()];
-    // SAFETY: both arrays end in null and hold pointers to static strings.
+    // SAFETY: both arrays end in null and hold pointers to strings that outlive the call.
     unsafe { libc::fexecve(file.as_raw_fd(), argv.as_ptr(), envp.as_ptr()) };
     Err(io::Error::last_os_error())
 }

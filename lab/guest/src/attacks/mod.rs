@@ -1,0 +1,73 @@
+//! Harmless attacks: each does just what one detector must find, to itself, and then sleeps until it is ended.
+//!
+//! Started and ended by PID 1 when the host asks for it. An attack lives in a process group of its own, so that whatever it
+//! starts ends with it.
+
+mod executables;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::actors::{Held, stand};
+use crate::{scenery, sys};
+
+/// How the names of attacks begin.
+pub(crate) const PREFIX: &str = "attack-";
+/// Longest wait for an attack to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The attacks that are on.
+#[derive(Default)]
+pub(crate) struct Running(HashMap<String, u32>);
+
+impl Running {
+    /// Starts an attack; what it could not do is an error.
+    pub(crate) fn start(&mut self, name: &str) -> Result<String, String> {
+        if !name.starts_with(PREFIX) || self.0.contains_key(name) {
+            return Err(format!("{name}: no attack, or one that is on"));
+        }
+        let (pid, pipe) = scenery::start(name, &[], &[]).map_err(|error| error.to_string())?;
+        self.0.insert(name.to_owned(), pid);
+        let failed = scenery::wait_ready(name, pipe);
+        if failed.is_empty() { Ok(String::new()) } else { Err(failed.join("\n")) }
+    }
+
+    /// Ends an attack, and waits until nothing of it is left.
+    pub(crate) fn end(&mut self, name: &str) -> Result<String, String> {
+        let pid = self.0.remove(name).ok_or_else(|| format!("{name} is not on"))?;
+        // SAFETY: numbers only. The group is the attack's own.
+        unsafe { libc::kill(-(pid as libc::pid_t), libc::SIGKILL) };
+        let start = Instant::now();
+        // SAFETY: signal 0 only asks whether the group has members.
+        while unsafe { libc::kill(-(pid as libc::pid_t), 0) } == 0 {
+            while sys::reap(false).is_some() {}
+            if start.elapsed() > PATIENCE {
+                return Err(format!("{name} does not end"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(String::new())
+    }
+}
+
+/// Plays the attack called `name`.
+pub(crate) fn run(name: &str, args: &[String]) -> ! {
+    let second = args.first().map(String::as_str) == Some(SECOND);
+    stand(match name {
+        "attack-shm" => executables::shared_memory(second),
+        "attack-deleted" => executables::deleted(second),
+        "attack-memfd" => executables::memfd(second),
+        "attack-masked" => executables::masked(),
+        _ => Err(std::io::Error::other("no such attack")),
+    })
+}
+
+/// What an attack gives itself as its argument when it starts itself again.
+const SECOND: &str = "again";
+
+/// Becomes the program at `path`, which plays the second act of the attack of this name.
+fn again(path: &Path, name: &str) -> std::io::Result<Held> {
+    use std::os::unix::process::CommandExt;
+    Err(std::process::Command::new(path).arg0(name).arg(SECOND).exec())
+}
