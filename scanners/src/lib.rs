@@ -9,6 +9,7 @@
 mod crossview;
 mod finding;
 mod integrity;
+mod processes;
 mod profiles;
 pub mod signatures;
 
@@ -17,6 +18,7 @@ pub use finding::{Finding, Severity, Subject};
 pub use integrity::{
     helper_programs, interrupt_handlers, operation_tables, shared_credentials, syscall_handlers,
 };
+pub use processes::odd_executables;
 pub use profiles::profile_disagreements;
 
 use lynceus_introspect::Partial;
@@ -66,4 +68,5 @@ pub const DETECTORS: &[Detector] = &[
     integrity::operations::DETECTOR,
     integrity::helpers::DETECTOR,
     integrity::credentials::DETECTOR,
+    processes::executables::DETECTOR,
 ];

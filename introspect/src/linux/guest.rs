@@ -4,6 +4,7 @@ use super::View;
 use super::bpf::BpfLayout;
 use super::cgroup::CgroupLayout;
 use super::creds::CredsLayout;
+use super::dcache::DcacheLayout;
 use super::files::FilesLayout;
 use super::fs::FsLayout;
 use super::hunt::HuntLayout;
@@ -66,6 +67,8 @@ pub struct Layouts {
     pub module_symbols: Resolved<ModuleSymbolsLayout>,
     /// Paths of files.
     pub path: Resolved<PathLayout>,
+    /// Names in directories.
+    pub dcache: Resolved<DcacheLayout>,
     /// Open files.
     pub files: Resolved<FilesLayout>,
     /// Root and working directories.
@@ -102,6 +105,7 @@ impl Layouts {
             modules: ModulesLayout::resolve(profile),
             module_symbols: ModuleSymbolsLayout::resolve(profile),
             path: PathLayout::resolve(profile),
+            dcache: DcacheLayout::resolve(profile),
             files: FilesLayout::resolve(profile),
             fs: FsLayout::resolve(profile),
             mounts: MountsLayout::resolve(profile),
@@ -130,6 +134,7 @@ impl Layouts {
             ("modules", self.modules.as_ref().err()),
             ("module symbols", self.module_symbols.as_ref().err()),
             ("paths", self.path.as_ref().err()),
+            ("directory cache", self.dcache.as_ref().err()),
             ("files", self.files.as_ref().err()),
             ("directories", self.fs.as_ref().err()),
             ("mounts", self.mounts.as_ref().err()),

@@ -1,0 +1,59 @@
+//! Processes: what an attacker does to them and from within them.
+//!
+//! *Does*: judges one process at a time, each in a look of its own, so that one that is busy does not spoil the look at the others.
+//! *Never*: judges a process that has ended or become another program since it was listed.
+
+pub(crate) mod executables;
+mod places;
+
+pub use executables::odd_executables;
+
+use crate::{Finding, Subject};
+use lynceus_introspect::Partial;
+use lynceus_introspect::linux::{LinuxGuest, Mm, Task, View};
+use lynceus_introspect::observe::Options;
+use std::collections::HashSet;
+
+/// What `judge` finds in each process that has memory of its own.
+fn each(
+    guest: &LinuxGuest,
+    options: &Options,
+    judge: impl Fn(&View<'_>, &Task, &Mm) -> Partial<Finding>,
+) -> Partial<Finding> {
+    let mut found = Partial::default();
+    let mut seen = HashSet::new();
+    let listed = guest.observe(options, |view| view.processes()).result;
+    for (task, _) in found.absorb(listed) {
+        // Those that share their memory are one program.
+        if task.kthread || task.mm.is_null() || !seen.insert(task.mm) {
+            continue;
+        }
+        let judged = guest.observe(options, |view| judged(view, &task, &judge)).result;
+        let items = found.absorb(judged);
+        found.items.extend(items);
+    }
+    found
+}
+
+fn judged(
+    view: &View<'_>,
+    task: &Task,
+    judge: &impl Fn(&View<'_>, &Task, &Mm) -> Partial<Finding>,
+) -> Partial<Finding> {
+    let mut found = Partial::default();
+    if !view.is_living_task(task.at, task.pid) {
+        return found;
+    }
+    let now = view.task(task.at);
+    let Some(now) = found.ok("task", task.at, now).filter(|now| now.mm == task.mm) else { return found };
+    let mm = view.mm(now.mm);
+    let Some(mm) = found.ok("mm", now.mm, mm) else { return found };
+    let judged = judge(view, &now, &mm);
+    let items = found.absorb(judged);
+    found.items.extend(items);
+    found
+}
+
+fn subject(task: &Task) -> Subject {
+    Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm.clone(), address: task.at.0 }
+}
