@@ -31,7 +31,9 @@ fn guest_program() -> Result<PathBuf> {
 
 /// A program of this workspace, linked statically: it runs where no library is.
 pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
-    let target = folder::lab("guest")?;
+    // Working trees may share the lab's folder, but cargo would take the program of one for that of another.
+    let tree = blake3::hash(folder::workspace().as_os_str().as_encoded_bytes()).to_hex();
+    let target = folder::lab(&format!("guest/{}", tree.get(..8).unwrap_or_default()))?;
     let lock = fs::File::create(folder::lab("locks")?.join("guest"))?;
     lock.lock()?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
