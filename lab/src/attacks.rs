@@ -35,6 +35,9 @@ pub const ATTACKS: &[Attack] = &[
     program("executable that was deleted", "odd_executable", "attack-deleted"),
     program("executable without a file", "odd_executable", "attack-memfd"),
     program("name of a kernel thread", "odd_executable", "attack-masked"),
+    program("library preloaded by the environment", "ld_preload", "attack-preload"),
+    program("library that audits others", "ld_preload", "attack-audit"),
+    program("library preloaded by everybody", "ld_preload", "attack-ld-so"),
 ];
 
 const fn program(name: &'static str, detector: &'static str, program: &'static str) -> Attack {

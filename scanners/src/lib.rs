@@ -18,7 +18,7 @@ pub use finding::{Finding, Severity, Subject};
 pub use integrity::{
     helper_programs, interrupt_handlers, operation_tables, shared_credentials, syscall_handlers,
 };
-pub use processes::odd_executables;
+pub use processes::{odd_executables, preloaded_libraries};
 pub use profiles::profile_disagreements;
 
 use lynceus_introspect::Partial;
@@ -69,4 +69,5 @@ pub const DETECTORS: &[Detector] = &[
     integrity::helpers::DETECTOR,
     integrity::credentials::DETECTOR,
     processes::executables::DETECTOR,
+    processes::preload::DETECTOR,
 ];

@@ -33,6 +33,7 @@ pub struct DcacheLayout {
     children: Children,
     file_dentry: Field,
     facts: Span,
+    number: Field,
     mode: Field,
     uid: Field,
     links: Field,
@@ -67,6 +68,8 @@ pub struct Entry {
 pub struct FileInfo {
     /// Address of its `struct inode`.
     pub inode: Gva,
+    /// Its number.
+    pub number: u64,
     /// Type and permission bits (`st_mode`).
     pub mode: u32,
     /// Its owner.
@@ -108,6 +111,7 @@ impl DcacheLayout {
             children,
             file_dentry: profile.field("file", "f_path.dentry")?,
             facts: Span::of(&[mode, uid, links, size, super_block]),
+            number: inode_of("i_ino")?,
             mode,
             uid,
             links,
@@ -134,6 +138,7 @@ impl<'a> View<'a> {
         let fs = self.string(Gva(self.integer(fs_type, layout.fs_name)?), MAX_FS_NAME_BYTES)?;
         Ok(FileInfo {
             inode,
+            number: self.integer(inode, layout.number)?,
             mode: facts.u32(layout.mode)?,
             uid: facts.u32(layout.uid)?,
             links: facts.u32(layout.links)?,
@@ -222,6 +227,7 @@ mod tests {
             children,
             file_dentry: pointer(0),
             facts: Span::of(&facts),
+            number: number(32, 8),
             mode: facts[0],
             uid: facts[1],
             links: facts[2],

@@ -13,7 +13,7 @@
 use super::record::Span;
 use super::{FileKind, Resolved, View};
 use crate::addr::PAGE_BYTES;
-use crate::{GapReason, Gpa, Gva, Partial};
+use crate::{AccessError, GapReason, Gpa, Gva, Partial};
 use lynceus_profiles::{Field, Profile};
 
 /// Longest name of a file system.
@@ -128,6 +128,45 @@ impl View<'_> {
             found.ok("super block", block, read);
         }
         found
+    }
+
+    /// Where the pages of the file at `inode` (`struct inode`) that are in memory lie, as in [`CachedFile::pages`].
+    pub fn file_pages(&self, inode: Gva) -> Partial<(u64, Gpa, u64)> {
+        let what = "page cache";
+        let read = || -> Result<Partial<(u64, Gpa, u64)>, GapReason> {
+            let layout = self.kernel().layouts.page_cache.as_ref().map_err(Clone::clone)?;
+            let map = self.pointer(self.kernel().symbol("vmemmap_base")?)?;
+            let mapping = Gva(self.integer(inode, layout.mapping)?);
+            let mut found = Partial::default();
+            if !mapping.is_null() {
+                let entries = self.xarray_runs("pages of a file", mapping.field(layout.pages.offset));
+                found.items = runs(&found.absorb(entries), map, layout.page_bytes.into());
+            }
+            Ok(found)
+        };
+        read().unwrap_or_else(|why| Partial::unavailable(what, why))
+    }
+
+    /// The start of a file, `most_bytes` at most, as far as its pages are in memory without a hole.
+    pub fn file_start(&self, inode: Gva, size_bytes: u64, most_bytes: u64) -> Partial<u8> {
+        let mut start = Partial::default();
+        let (pages, mut next) = (self.file_pages(inode), 0u64);
+        let end = size_bytes.min(most_bytes);
+        for (first, at, count) in start.absorb(pages) {
+            let from = first.saturating_mul(PAGE_BYTES);
+            if from != next || next >= end {
+                break;
+            }
+            let len = count.saturating_mul(PAGE_BYTES).min(end.saturating_sub(from));
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+            if let Err(why) = self.space().memory().read(at, &mut bytes) {
+                start.gap("page cache", inode, AccessError::Memory { at: inode, why });
+                break;
+            }
+            start.items.append(&mut bytes);
+            next = from.saturating_add(len);
+        }
+        start
     }
 
     fn cached_of(

@@ -2,9 +2,9 @@
 //!
 //! What it sees, and what evades it: [`DETECTOR`].
 
-use super::{each, places, subject};
+use super::{each, is_gone, places, subject};
 use crate::{Detector, Finding, Limits, Severity};
-use lynceus_introspect::linux::{Entry, FileInfo, LinuxGuest, Mm, Task, View};
+use lynceus_introspect::linux::{LinuxGuest, Mm, Task, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Gva, Partial};
 
@@ -65,26 +65,11 @@ fn oddity(view: &View<'_>, task: &Task, file: Gva, path: &str) -> Result<Option<
     if path.starts_with("/dev/") || path.starts_with("/run/shm/") {
         return Ok(Some((Severity::High, "T1036", "from where no program belongs")));
     }
-    let entry = view.entry_of_file(file)?;
-    if entry.hashed || entry.parent == entry.at {
-        return Ok(None);
-    }
-    let info = view.file_info(entry.inode)?;
-    if info.links > 0 || !is_gone(view, &entry, &info, path)? {
+    if !is_gone(view, &view.entry_of_file(file)?, path)? {
         return Ok(None);
     }
     let severity = if places::is_installed(path) { Severity::Medium } else { Severity::High };
     Ok(Some((severity, "T1070.004", "from a file that was deleted")))
-}
-
-/// Whether the file is gone for good: an upgrade of a package deletes the old program and puts the new one in its place.
-fn is_gone(view: &View<'_>, entry: &Entry, info: &FileInfo, path: &str) -> Result<bool, GapReason> {
-    let there = view.lookup(entry.parent, &view.entry_name(entry.at)?)?;
-    Ok(match there {
-        Some(there) => there.inode.is_null(),
-        // Where all names are cached there is none. Elsewhere it may have been forgotten, and a system folder gets the benefit.
-        None => info.in_memory_only() || !places::is_installed(path),
-    })
 }
 
 /// Whether a process calls itself as the kernel's own threads are shown: `[kworker/0:1]`, or `kworker/u8:2` without the brackets.

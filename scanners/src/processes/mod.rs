@@ -5,13 +5,15 @@
 
 pub(crate) mod executables;
 mod places;
+pub(crate) mod preload;
 
 pub use executables::odd_executables;
+pub use preload::preloaded_libraries;
 
 use crate::{Finding, Subject};
-use lynceus_introspect::Partial;
-use lynceus_introspect::linux::{LinuxGuest, Mm, Task, View};
+use lynceus_introspect::linux::{Entry, LinuxGuest, Mm, Task, View};
 use lynceus_introspect::observe::Options;
+use lynceus_introspect::{GapReason, Partial};
 use std::collections::HashSet;
 
 /// What `judge` finds in each process that has memory of its own.
@@ -56,4 +58,22 @@ fn judged(
 
 fn subject(task: &Task) -> Subject {
     Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm.clone(), address: task.at.0 }
+}
+
+/// Whether a file that a process runs or maps was deleted for good: an upgrade of a package deletes the old file as well, and puts
+/// the new one in its place.
+fn is_gone(view: &View<'_>, entry: &Entry, path: &str) -> Result<bool, GapReason> {
+    if entry.hashed || entry.parent == entry.at {
+        return Ok(false);
+    }
+    let info = view.file_info(entry.inode)?;
+    if info.links > 0 {
+        return Ok(false);
+    }
+    let there = view.lookup(entry.parent, &view.entry_name(entry.at)?)?;
+    Ok(match there {
+        Some(there) => there.inode.is_null(),
+        // Where all names are cached there is none. Elsewhere it may have been forgotten, and a system folder gets the benefit.
+        None => info.in_memory_only() || !places::is_installed(path),
+    })
 }

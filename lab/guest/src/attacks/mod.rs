@@ -4,6 +4,7 @@
 //! starts ends with it.
 
 mod executables;
+mod preload;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -47,6 +48,7 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        undo(name).map_err(|error| error.to_string())?;
         Ok(String::new())
     }
 }
@@ -59,8 +61,19 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "attack-deleted" => executables::deleted(second),
         "attack-memfd" => executables::memfd(second),
         "attack-masked" => executables::masked(),
+        "attack-preload" => preload::in_environment(second, "LD_PRELOAD"),
+        "attack-audit" => preload::in_environment(second, "LD_AUDIT"),
+        "attack-ld-so" => preload::for_everybody(),
         _ => Err(std::io::Error::other("no such attack")),
     })
+}
+
+/// Takes away what outlives the processes of an attack.
+fn undo(name: &str) -> std::io::Result<()> {
+    match name {
+        "attack-ld-so" => std::fs::remove_file(preload::FILE),
+        _ => Ok(()),
+    }
 }
 
 /// What an attack gives itself as its argument when it starts itself again.
