@@ -52,6 +52,9 @@ pub enum GapReason {
     /// The look would have read more than it may keep.
     #[error("the look reads more than {0} bytes")]
     TooLarge(u64),
+    /// It took longer than it may.
+    #[error("it took longer than {0:?}")]
+    Time(std::time::Duration),
 }
 
 impl<T> Default for Partial<T> {

@@ -33,6 +33,7 @@ pub struct PageCacheLayout {
     size: Field,
     number: Field,
     mode: Field,
+    uid: Option<Field>,
     links: Field,
     aliases: Field,
     alias: Field,
@@ -55,6 +56,8 @@ pub struct CachedFile {
     pub path: Option<String>,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// Its owner, as the kernel numbers users outside of all user namespaces.
+    pub uid: Option<u32>,
     /// Its names on disk; none: it was deleted, or never had one (`memfd`).
     pub links: u64,
     /// Runs of its pages, in ascending order: the first one's number in the file, where it lies in RAM, how many follow.
@@ -85,18 +88,22 @@ impl PageCacheLayout {
         let inode = |member| profile.field("inode", member);
         let (mapping, size, number) = (inode("i_mapping")?, inode("i_size")?, inode("i_ino")?);
         let (mode, links, aliases) = (inode("i_mode")?, inode("i_nlink")?, inode("i_dentry.first")?);
+        // kuid_t is a structure around its number.
+        let uid = inode("i_uid").ok();
+        let members = [mapping, size, number, mode, links, aliases];
         Ok(PageCacheLayout {
             block_list: profile.field("super_block", "s_list")?,
             inodes: profile.field("super_block", "s_inodes")?,
             fs_type: profile.field("super_block", "s_type")?,
             fs_name: profile.field("file_system_type", "name")?,
             device: profile.field("super_block", "s_dev")?,
-            inode: Span::of(&[mapping, size, number, mode, links, aliases]),
+            inode: Span::of(&members.into_iter().chain(uid).collect::<Vec<_>>()),
             in_block: inode("i_sb_list")?,
             mapping,
             size,
             number,
             mode,
+            uid,
             links,
             aliases,
             alias: profile.field("dentry", "d_u.d_alias").or_else(|_| profile.field("dentry", "d_alias"))?,
@@ -217,6 +224,7 @@ impl View<'_> {
             fs: String::new(),
             path,
             size_bytes: record.integer(layout.size)?,
+            uid: layout.uid.and_then(|uid| u32::try_from(record.integer(uid).ok()? & 0xffff_ffff).ok()),
             links: record.integer(layout.links)?,
             pages,
         }))
@@ -288,6 +296,7 @@ mod tests {
             fs: String::new(),
             path: None,
             size_bytes,
+            uid: None,
             links: 1,
             pages: pages.iter().map(|(first, count)| (*first, Gpa(0), *count)).collect(),
         };

@@ -153,11 +153,17 @@ impl<'a> View<'a> {
         loop {
             let entry = self.record(at, layout.dentry)?;
             let parent = entry.pointer(layout.parent)?;
-            if parent == at {
+            let name = dentry_name(self, layout, &entry);
+            // A file that is in no directory (`memfd`) is its own parent, as a root is, and has a name.
+            let is_root = !text.is_empty() || !name.as_ref().is_ok_and(|name| name != b"/");
+            if parent == at && is_root {
                 let suffix = if text.is_empty() { "/" } else { "" };
                 return Ok(text.finish(suffix));
             }
-            text.prepend(&dentry_name(self, layout, &entry)?)?;
+            text.prepend(&name?)?;
+            if parent == at {
+                return Ok(text.finish(""));
+            }
             at = parent;
             guard.step((at.0, 0))?;
         }
