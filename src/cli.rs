@@ -130,23 +130,45 @@ pub(crate) struct LookArgs {
 
 #[derive(Args)]
 pub(crate) struct ScanArgs {
-    #[command(flatten)]
-    pub(crate) target: TargetArgs,
+    /// Running VMs' names or uuids, pid:N, xen:DOMID, or paths of dump files; what several have in common is scanned once
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<String>,
     /// Rule files, or folders with *.yar and *.yara files
-    #[arg(short, long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(short, long, required_unless_present = "hashes", num_args = 1.., value_name = "PATH")]
     pub(crate) rules: Vec<PathBuf>,
-    /// Where to look
-    #[arg(short, long, value_enum, value_delimiter = ',', default_values = ["process", "files", "kernel"])]
+    /// SHA-256 hashes of files: lines `deny HASH`, `allow HASH`, or as sha256sum prints them (denied)
+    ///
+    /// They are held against files that are wholly in memory. A denied file is a finding. What signatures say of an allowed
+    /// file is counted and not told.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hashes: Option<PathBuf>,
+    /// Where to look: process, files, kernel, physical [default: the first three]
+    #[arg(short, long, value_enum, value_delimiter = ',', hide_possible_values = false)]
     pub(crate) scope: Vec<ScanScope>,
     /// Of the processes only this one
     #[arg(short, long)]
     pub(crate) pid: Option<u32>,
+    /// Of the files only these: a path within its file system, a folder, or a pattern (`/home/*/bin/*`, `**/*.so`)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// Threads that scan [default: one a core]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<std::num::NonZeroU8>,
+    /// Scan again so often, until interrupted: what did not change is not scanned again, what was told is not told again
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) every: Option<std::time::Duration>,
+    /// With --every: this many scans and no more
+    #[arg(long, value_name = "N", requires = "every")]
+    pub(crate) times: Option<u32>,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
 }
 
 /// Parts of a guest's memory.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ScanScope {
     /// Every map of every process, as far as it is in memory
+    #[value(alias = "processes")]
     Process,
     /// Every file in the page cache, as a file: what ran, also when deleted
     Files,

@@ -285,6 +285,40 @@ fn scan_says_where_a_rule_matches_and_which_rules_are_broken() -> Result<()> {
 }
 
 #[test]
+fn scan_takes_hashes_paths_and_several_targets_and_repeats_itself() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (profiles, list) = (folder.path().join("profiles"), folder.path().join("list"));
+    let (rules, list_path) = (folder.path().join("elf.yar"), list.display().to_string());
+    std::fs::write(&rules, "rule elf { condition: uint32(0) == 0x464c457f and filesize > 1KB }")?;
+    let rules = rules.display().to_string();
+    std::fs::write(&list, "deny 12\n")?;
+    let bad = lynceus(&profiles, &["scan", image(), "--hashes", &list_path]);
+    ensure!(bad.status.code() == Some(ERROR) && text(&bad).contains("list:1: no SHA-256"), "{}", text(&bad));
+    let args = ["--json", "scan", image(), "--rules", &rules, "--path", "/bin/busybox"];
+    let rows = json_lines(lynceus(&profiles, &args).stdout)?;
+    ensure!(rows.len() == 1 && rows[0]["subject"]["path"] == "/bin/busybox", "{rows:?}");
+    ensure!(rows[0]["rule"]["sha256"] == rows[0]["subject"]["sha256"], "{rows:?}");
+    let hash = rows[0]["subject"]["sha256"].as_str().context("a hash")?;
+    std::fs::write(&list, format!("{hash}  busybox\n"))?;
+    let denied = lynceus(&profiles, &["scan", image(), "--hashes", &list_path]);
+    ensure!(denied.status.code() == Some(FINDINGS), "{}", text(&denied));
+    ensure!(text(&denied).contains("denied by its hash: file /bin/busybox on rootfs"), "{}", text(&denied));
+    // Two guests with the same memory, looked at twice: an alert for each, and what was scanned is not scanned again.
+    let twin = folder.path().join("twin");
+    std::os::unix::fs::symlink(image(), &twin)?;
+    let twin = twin.display().to_string();
+    let look = ["--path", "/bin/busybox", "--every", "1ms", "--times", "2", "--scope", "files,process"];
+    let found = lynceus(&profiles, &[&["scan", image(), &twin, "-r", &rules], &look[..]].concat());
+    ensure!(found.status.code() == Some(FINDINGS), "{}", text(&found));
+    let told = text(&found);
+    ensure!(told.matches("ALERT rule elf matches in file /bin/busybox").count() == 2, "{told}");
+    ensure!(told.matches("; 1 findings told before").count() == 2, "{told}");
+    ensure!(told.matches("known from before").count() >= 3, "{told}");
+    ensure!(told.contains("1 of 1 rules cannot match in memory, which lacks what they need: elf (filesize)"));
+    Ok(())
+}
+
+#[test]
 fn every_detector_explains_itself() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let all = lynceus(folder.path(), &["--json", "explain"]);

@@ -74,6 +74,12 @@ pub enum Subject {
         /// Its name, as the guest wrote it.
         #[serde(skip_serializing_if = "Option::is_none")]
         comm: Option<String>,
+        /// The process's control group, where it is in one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cgroup: Option<String>,
+        /// The container that the control group is of.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        container: Option<String>,
         /// First address.
         start: u64,
         /// The address after the last.

@@ -37,7 +37,12 @@ pub(crate) struct Base {
 pub(crate) fn base(kernel: KernelVersion) -> &'static Base {
     static OLD: OnceLock<Base> = OnceLock::new();
     static NEW: OnceLock<Base> = OnceLock::new();
-    let cell = if kernel == KernelVersion::V5_10 { &OLD } else { &NEW };
+    static NEWER: OnceLock<Base> = OnceLock::new();
+    let cell = match kernel {
+        KernelVersion::V5_10 => &OLD,
+        KernelVersion::V6_12 => &NEWER,
+        _ => &NEW,
+    };
     cell.get_or_init(|| {
         let frozen = images::frozen(&Spec::new(kernel, Paging::Four)).expect("a frozen guest");
         let memory: SharedMemory = Arc::new(Dump::open(&frozen.ram).expect("an image"));
@@ -187,6 +192,11 @@ impl Hostile {
     /// Linux 5.10: maps in a list.
     pub(crate) fn old() -> Hostile {
         Hostile::of(KernelVersion::V5_10)
+    }
+
+    /// Linux 6.12: folios of several pages in the page cache.
+    pub(crate) fn newer() -> Hostile {
+        Hostile::of(KernelVersion::V6_12)
     }
 
     fn of(kernel: KernelVersion) -> Hostile {

@@ -4,7 +4,7 @@ use crate::hostile::Hostile;
 use lynceus_introspect::linux::{Map, Task};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gpa, Gva, Partial};
-use lynceus_scanners::signatures::{self, Rules, Scope};
+use lynceus_scanners::signatures::{self, Rules, Scope, Wanted};
 use lynceus_scanners::{Finding, Subject};
 
 const NEEDLE: &[u8] = b"Lynceus-Test-Signature-7f3a91c2!";
@@ -12,7 +12,8 @@ const RULE: &str = r#"
 rule planted { meta: severity = 90 strings: $a = "Lynceus-Test-Signature-7f3a91c2!" condition: $a }
 rule pair { strings: $a = "Lynceus-First-Half-55d0" $b = "Lynceus-Other-Half-c7e1" condition: all of them }
 "#;
-const EVERYWHERE: Scope = Scope { processes: true, files: true, kernel: true, physical: false, pid: None };
+pub(crate) const EVERYWHERE: Scope =
+    Scope { processes: true, files: true, kernel: true, physical: false, pid: None };
 
 fn rules() -> Rules {
     let folder = tempfile::tempdir().expect("a folder");
@@ -24,7 +25,10 @@ fn rules() -> Rules {
 fn scan(guest: &Hostile, scope: Scope) -> Partial<Finding> {
     let attached = guest.attach().expect("its kernel");
     let mut told = 0;
-    let found = signatures::scan(&attached.guest, &Options::default(), &rules(), scope, &mut |_| told += 1);
+    let (found, _) =
+        signatures::scan(&attached.guest, &Options::default(), &Wanted::new(&rules(), scope), &mut |_| {
+            told += 1
+        });
     assert!(told > 0, "no region was scanned");
     found
 }
@@ -36,7 +40,7 @@ fn places(found: &Partial<Finding>, rule: &str) -> Vec<u64> {
 }
 
 /// A process, and the pages of its memory that are there, in writable maps of its own.
-fn private_pages(guest: &Hostile, comm: &str) -> (Task, Vec<(Map, Gva, Gpa)>) {
+pub(crate) fn private_pages(guest: &Hostile, comm: &str) -> (Task, Vec<(Map, Gva, Gpa)>) {
     let task = guest.task(comm);
     let mm = guest.mm(comm);
     let pages = guest.look(|view| {
@@ -143,7 +147,7 @@ fn a_signature_in_memory_that_nobody_owns() {
     let scratch = guest.scratch(40 << 20);
     // Across the end of a piece, and in what two pieces share.
     let start = guest.gpa(scratch).0;
-    let places_of_it = [start + (16 << 20) - 2000, start + (32 << 20) - 4096 - 9];
+    let places_of_it = [start + (4 << 20) - 2000, start + (8 << 20) - 4096 - 9];
     places_of_it.into_iter().for_each(|at| guest.memory.write(Gpa(at), NEEDLE));
     assert!(scan(&guest, EVERYWHERE).items.is_empty());
     let all = Scope { physical: true, processes: false, files: false, ..EVERYWHERE };
@@ -161,13 +165,14 @@ fn cached_files_are_the_files_themselves() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("files.yar");
     let rule = r#"rule program { condition: uint32(0) == 0x464c457f and filesize > 10KB }
-        rule box { condition: filename == "busybox" and filepath == "/bin/busybox" and filesize > 100KB }"#;
+        rule box { condition: filename == "busybox" and filepath == "/bin/busybox" and filesize > 100KB and owner == "0" and extension == "" }"#;
     std::fs::write(&file, rule).expect("a file");
     let rules = Rules::load(&[file]).expect("rules");
     for guest in [Hostile::new(), Hostile::old()] {
         let attached = guest.attach().expect("its kernel");
         let scope = Scope { processes: false, kernel: false, ..EVERYWHERE };
-        let found = signatures::scan(&attached.guest, &Options::default(), &rules, scope, &mut |_| ());
+        let (found, _) =
+            signatures::scan(&attached.guest, &Options::default(), &Wanted::new(&rules, scope), &mut |_| ());
         assert!(found.is_complete(), "{:?}", found.gaps);
         let of = |name: &str| {
             let mut all = found

@@ -3,8 +3,11 @@
 //! *Trusts*: that whoever chose the files wants them. *Never*: follows an `include` out of the folder that was named, reads a
 //! file of more than [`MAX_FILE_BYTES`].
 
+use super::engine::{Boreal, ScanEngine};
+use super::served::{self, Unserved};
 use boreal::compiler::{Compiler, CompilerBuilder, CompilerParams};
 use boreal::{Metadata, MetadataValue, Scanner};
+use boreal_parser::file::YaraFileComponent;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,15 +16,22 @@ use std::path::{Path, PathBuf};
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Most files.
 const MAX_FILES: usize = 100_000;
+/// Deepest chain of includes, and most of them in a file.
+const MAX_INCLUDE_DEPTH: u32 = 16;
+const MAX_INCLUDES: u32 = 10_000;
 /// What field rules expect to be told of a file.
 const EXTERNALS: [&str; 5] = ["filename", "filepath", "extension", "filetype", "owner"];
 
 /// Compiled rules.
 #[derive(Debug)]
 pub struct Rules {
-    scanner: Scanner,
+    engine: Box<dyn ScanEngine>,
+    count: usize,
     files: usize,
     bad: Vec<BadRules>,
+    unserved: Vec<Unserved>,
+    asks_for_names: bool,
+    digest: [u8; blake3::OUT_LEN],
 }
 
 /// A file that could not be used, or not wholly.
@@ -52,6 +62,15 @@ pub enum RulesError {
     AllBad(BadRules),
 }
 
+/// A rule file that was found.
+struct Source {
+    path: PathBuf,
+    namespace: String,
+    /// Its text, with its includes in their places.
+    text: String,
+    has_includes: bool,
+}
+
 impl Rules {
     /// Compiles rule files; of a folder all those below it that end in `.yar` or `.yara`.
     pub fn load(paths: &[PathBuf]) -> Result<Rules, RulesError> {
@@ -66,25 +85,56 @@ impl Rules {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         let mut all = compiler();
         for (path, folder) in files {
-            match read(&path).and_then(|text| compile(&mut all, &path, &folder, &text).map(|()| text)) {
-                Ok(text) => good.push((path, folder, text)),
+            match Source::read(&path, &folder).and_then(|source| compile(&mut all, &source).map(|()| source))
+            {
+                Ok(source) => good.push(source),
                 Err(why) => bad.push(BadRules { path, why }),
             }
         }
         // A file that does not compile may have left some of its rules behind: again without such files.
         if !bad.is_empty() {
             all = compiler();
-            good.retain(|(path, folder, text)| match compile(&mut all, path, folder, text) {
+            good.retain(|source| match compile(&mut all, source) {
                 Ok(()) => true,
                 Err(why) => {
-                    bad.push(BadRules { path: path.clone(), why });
+                    bad.push(BadRules { path: source.path.clone(), why });
                     false
                 }
             });
         }
         match (good.len(), bad.first()) {
             (0, Some(first)) => Err(RulesError::AllBad(first.clone())),
-            (files, _) => Ok(Rules { scanner: all.finalize(), files, bad }),
+            _ => Ok(Rules::of(all.finalize(), &good, bad)),
+        }
+    }
+
+    /// No rules: for looking at hashes alone.
+    pub fn none() -> Rules {
+        Rules::of(compiler().finalize(), &[], Vec::new())
+    }
+
+    fn of(scanner: Scanner, sources: &[Source], bad: Vec<BadRules>) -> Rules {
+        let mut digest = blake3::Hasher::new();
+        let (mut unserved, mut asks_for_names) = (Vec::new(), false);
+        for source in sources {
+            for part in [&source.namespace, &source.text] {
+                digest.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            }
+            asks_for_names |= served::asks_for_names(&source.text);
+            // What compiled can be parsed.
+            if let Ok(file) = boreal_parser::parse(&source.text) {
+                unserved.extend(served::unserved(&source.namespace, &file));
+            }
+        }
+        let engine = Boreal::new(scanner);
+        Rules {
+            count: engine.about().len(),
+            engine: Box::new(engine),
+            files: sources.len(),
+            bad,
+            unserved,
+            asks_for_names,
+            digest: digest.finalize().into(),
         }
     }
 
@@ -95,12 +145,12 @@ impl Rules {
 
     /// Number of rules, private ones left out.
     pub fn len(&self) -> usize {
-        self.scanner.rules().count()
+        self.count
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.count == 0
     }
 
     /// Files that are not used, and why.
@@ -108,8 +158,22 @@ impl Rules {
         &self.bad
     }
 
-    pub(super) fn scanner(&self) -> &Scanner {
-        &self.scanner
+    /// Rules that can match in memory only, or in files only, or in neither.
+    pub fn unserved(&self) -> &[Unserved] {
+        &self.unserved
+    }
+
+    pub(super) fn engine(&self) -> &dyn ScanEngine {
+        &*self.engine
+    }
+
+    pub(super) fn asks_for_names(&self) -> bool {
+        self.asks_for_names
+    }
+
+    /// What stands for all rules in keys of a cache.
+    pub(super) fn digest(&self) -> &[u8] {
+        &self.digest
     }
 }
 
@@ -153,35 +217,84 @@ fn read(path: &Path) -> Result<String, String> {
 
 fn compiler() -> Compiler {
     let mut compiler = CompilerBuilder::new().build();
-    compiler.set_params(CompilerParams::default().disable_unknown_escape_warning(true));
+    compiler
+        .set_params(CompilerParams::default().disable_unknown_escape_warning(true).disable_includes(true));
     for name in EXTERNALS {
         compiler.define_symbol(name, "");
     }
     compiler
 }
 
-/// Includes are read from the folder and what lies below it, and from nowhere else.
-fn set_includes(compiler: &mut Compiler, folder: PathBuf) {
-    compiler.set_include_callback(move |name, from, _| {
-        let base = from.and_then(Path::parent).filter(|base| base.starts_with(&folder)).unwrap_or(&folder);
-        let path = fs::canonicalize(base.join(name))?;
-        if !path.starts_with(fs::canonicalize(&folder)?) {
-            return Err(io::Error::other("an include that leaves the folder of the rules"));
-        }
-        read(&path).map_err(io::Error::other)
-    });
+impl Source {
+    fn read(path: &Path, folder: &Path) -> Result<Source, String> {
+        let own = read(path)?;
+        let mut whole = Expanded { folder, text: String::new(), includes: 0 };
+        whole.append(&own, None, 0)?;
+        let (text, has_includes) = (whole.text, whole.includes > 0);
+        Ok(Source { path: path.to_owned(), namespace: namespace(path), text, has_includes })
+    }
 }
 
-fn compile(compiler: &mut Compiler, path: &Path, folder: &Path, text: &str) -> Result<(), String> {
-    set_includes(compiler, folder.to_owned());
-    let namespace = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    // Two files of the same name in different folders must not share names of rules.
-    let namespace = format!("{namespace}#{:08x}", mark(path.to_string_lossy().as_bytes()));
-    match compiler.add_rules_str_in_namespace(text, &namespace) {
+/// Includes are read from the folder and what lies below it, and from nowhere else.
+fn included(name: &str, from: Option<&Path>, folder: &Path) -> Result<(PathBuf, String), String> {
+    let base = from.and_then(Path::parent).unwrap_or(folder);
+    let real = |path: &Path| fs::canonicalize(path).map_err(|error| error.to_string());
+    let path = real(&base.join(name))?;
+    if !path.starts_with(real(folder)?) {
+        return Err("an include that leaves the folder of the rules".to_owned());
+    }
+    let text = read(&path)?;
+    Ok((path, text))
+}
+
+/// A file's text with its includes in their places. The engine is not let near includes: it follows those in a circle until its
+/// stack is full.
+struct Expanded<'f> {
+    folder: &'f Path,
+    text: String,
+    includes: u32,
+}
+
+impl Expanded<'_> {
+    fn append(&mut self, text: &str, from: Option<&Path>, depth: u32) -> Result<(), String> {
+        if depth > MAX_INCLUDE_DEPTH || self.includes > MAX_INCLUDES {
+            return Err("includes in a circle, or too many of them".to_owned());
+        }
+        let mut done = 0;
+        // What cannot be parsed has no includes; the compiler will say what is wrong with it.
+        let components = boreal_parser::parse(text).map(|file| file.components).unwrap_or_default();
+        for component in components {
+            let YaraFileComponent::Include(include) = component else { continue };
+            self.text.push_str(text.get(done..include.span.start).unwrap_or_default());
+            self.includes += 1;
+            let (path, inner) = included(&include.path, from, self.folder)
+                .map_err(|why| format!("include {:?}: {why}", include.path))?;
+            self.append(&inner, Some(&path), depth + 1)?;
+            done = include.span.end;
+        }
+        self.text.push_str(text.get(done..).unwrap_or_default());
+        if self.text.len() as u64 > MAX_FILE_BYTES {
+            return Err(format!("more than {MAX_FILE_BYTES} bytes with its includes"));
+        }
+        Ok(())
+    }
+}
+
+fn compile(compiler: &mut Compiler, source: &Source) -> Result<(), String> {
+    match compiler.add_rules_str_in_namespace(&source.text, &source.namespace) {
         Ok(_) => Ok(()),
         // It calls the text `mem`.
-        Err(error) => Err(error.to_string().trim_start_matches("mem:").to_owned()),
+        Err(error) => {
+            let why = error.to_string().trim_start_matches("mem:").to_owned();
+            Err(if source.has_includes { format!("with its includes in it: {why}") } else { why })
+        }
     }
+}
+
+/// Two files of the same name in different folders must not share names of rules.
+fn namespace(path: &Path) -> String {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{stem}#{:08x}", mark(path.to_string_lossy().as_bytes()))
 }
 
 /// FNV-1a: a short mark of a path, nothing more.

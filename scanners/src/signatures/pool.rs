@@ -1,0 +1,86 @@
+//! Regions, scanned by several threads: one finds them, the others scan.
+//!
+//! *Does*: hands regions on as they are found, and puts what came of them into the order in which they were found, so that the
+//! number of threads changes nothing but the time.
+//! *Never*: has more regions waiting than a few for each thread.
+
+use super::content::Content;
+use super::judge::{Bench, Done};
+use super::walk::Job;
+use super::{Progress, Summary};
+use crate::Finding;
+use lynceus_introspect::Partial;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Regions that wait, for each thread.
+const WAITING: usize = 8;
+
+/// Scans what `find` hands on.
+pub(super) fn run(
+    bench: &Bench<'_>,
+    threads: usize,
+    tell: &mut dyn FnMut(Progress),
+    find: impl FnOnce(&mut dyn FnMut(Job)) -> Partial<Finding>,
+) -> (Partial<Finding>, Summary) {
+    let threads = threads.max(1);
+    let (send_job, jobs) = sync_channel(threads.saturating_mul(WAITING));
+    let (send_done, done) = channel();
+    let jobs = Arc::new(Mutex::new(jobs));
+    let mut collected = Collected { done: Vec::new(), summary: Summary::default(), tell };
+    let mut found = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (jobs, send_done) = (jobs.clone(), send_done.clone());
+            scope.spawn(move || work(bench, &jobs, &send_done));
+        }
+        // With the last thread the queue is gone: nobody waits for threads that panicked.
+        drop((jobs, send_done));
+        let found = find(&mut |job| collected.hand_on(job, &send_job, &done));
+        drop(send_job);
+        done.iter().for_each(|done| collected.take(done));
+        found
+    });
+    let Collected { mut done, summary, .. } = collected;
+    done.sort_by_key(|done| done.index);
+    for done in done {
+        let items = found.absorb(done.found);
+        found.items.extend(items);
+    }
+    (found, summary)
+}
+
+fn work(bench: &Bench<'_>, jobs: &Mutex<Receiver<Job>>, done: &Sender<Done>) {
+    let mut content = Content::default();
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        if done.send(bench.judge(job, &mut content)).is_err() {
+            return;
+        }
+    }
+}
+
+struct Collected<'t> {
+    /// Regions with something to tell.
+    done: Vec<Done>,
+    summary: Summary,
+    tell: &'t mut dyn FnMut(Progress),
+}
+
+impl Collected<'_> {
+    fn hand_on(&mut self, job: Job, to: &SyncSender<Job>, done: &Receiver<Done>) {
+        // Fails only when every thread is gone, and then one of them panicked, which the scope passes on.
+        let _ = to.send(job);
+        while let Ok(done) = done.try_recv() {
+            self.take(done);
+        }
+    }
+
+    fn take(&mut self, done: Done) {
+        self.summary.add(&done.summary);
+        (self.tell)(Progress { regions: self.summary.regions, bytes: self.summary.bytes });
+        if !done.found.items.is_empty() || !done.found.is_complete() {
+            self.done.push(done);
+        }
+    }
+}
