@@ -29,6 +29,8 @@ pub enum How {
 
 const ALL: &[KernelVersion] = &KernelVersion::ALL;
 
+const SINCE_5_11: &[KernelVersion] = &[KernelVersion::V6_1, KernelVersion::V6_12, KernelVersion::V7];
+
 /// All of them.
 pub const ATTACKS: &[Attack] = &[
     program("executable in shared memory", "odd_executable", "attack-shm"),
@@ -38,6 +40,19 @@ pub const ATTACKS: &[Attack] = &[
     program("library preloaded by the environment", "ld_preload", "attack-preload"),
     program("library that audits others", "ld_preload", "attack-audit"),
     program("library preloaded by everybody", "ld_preload", "attack-ld-so"),
+    program("code in writable memory", "executable_memory", "attack-rwx"),
+    program("code written, then made executable", "executable_memory", "attack-late"),
+    program("program loaded without a file", "executable_memory", "attack-loader"),
+    program("executable stack", "executable_memory", "attack-stack"),
+    program("jump written over code", "process_hollowing", "attack-patch"),
+    program("program replaced in memory", "process_hollowing", "attack-hollow"),
+    program("breakpoint left behind", "process_hollowing", "attack-int3"),
+    program("process steered by a stranger", "ptrace_link", "attack-tracer"),
+    program("process steered by its parent", "ptrace_link", "attack-parent"),
+    Attack {
+        kernels: SINCE_5_11,
+        ..program("system calls kept from the kernel", "syscall_user_dispatch", "attack-dispatch")
+    },
 ];
 
 const fn program(name: &'static str, detector: &'static str, program: &'static str) -> Attack {

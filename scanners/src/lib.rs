@@ -18,7 +18,9 @@ pub use finding::{Finding, Severity, Subject};
 pub use integrity::{
     helper_programs, interrupt_handlers, operation_tables, shared_credentials, syscall_handlers,
 };
-pub use processes::{odd_executables, preloaded_libraries};
+pub use processes::{
+    dispatched, executable_memory, odd_executables, preloaded_libraries, process_hollowing, ptrace_links,
+};
 pub use profiles::profile_disagreements;
 
 use lynceus_introspect::Partial;
@@ -70,4 +72,8 @@ pub const DETECTORS: &[Detector] = &[
     integrity::credentials::DETECTOR,
     processes::executables::DETECTOR,
     processes::preload::DETECTOR,
+    processes::executable_memory::DETECTOR,
+    processes::hollowing::DETECTOR,
+    processes::tracing::TRACED,
+    processes::tracing::DISPATCHED,
 ];

@@ -21,6 +21,7 @@ use super::path::PathLayout;
 use super::sockets::SocketsLayout;
 use super::tasks::TasksLayout;
 use super::time::TimeLayout;
+use super::tracing::TracingLayout;
 use super::trees::TreesLayout;
 use crate::observe::{self, Observed};
 use crate::paging::Root;
@@ -55,6 +56,8 @@ pub struct Layouts {
     pub creds: Resolved<CredsLayout>,
     /// Their namespaces.
     pub namespaces: Resolved<NamespacesLayout>,
+    /// Who traces them.
+    pub tracing: Resolved<TracingLayout>,
     /// Their control groups.
     pub cgroup: Resolved<CgroupLayout>,
     /// Executable, arguments and environment.
@@ -99,6 +102,7 @@ impl Layouts {
             hunt: HuntLayout::resolve(profile),
             creds: CredsLayout::resolve(profile),
             namespaces: NamespacesLayout::resolve(profile),
+            tracing: TracingLayout::resolve(profile),
             cgroup: CgroupLayout::resolve(profile),
             mm: MmLayout::resolve(profile),
             maps: MapsLayout::resolve(profile),
@@ -128,6 +132,7 @@ impl Layouts {
             ("hidden tasks", self.hunt.as_ref().err()),
             ("credentials", self.creds.as_ref().err()),
             ("namespaces", self.namespaces.as_ref().err()),
+            ("tracing", self.tracing.as_ref().err()),
             ("control groups", self.cgroup.as_ref().err()),
             ("process memory", self.mm.as_ref().err()),
             ("maps", self.maps.as_ref().err()),

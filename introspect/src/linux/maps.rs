@@ -47,6 +47,8 @@ pub struct Map {
     pub at: Gva,
     /// Address of the `struct file`; null without a file.
     pub file: Gva,
+    /// It has pages of its own: anonymous ones, or copies of a file's that something was written to (`anon_vma`).
+    pub has_own_pages: bool,
 }
 
 impl Map {
@@ -70,6 +72,7 @@ pub struct MapsLayout {
     file: Field,
     operations: Field,
     private: Field,
+    anon: Field,
     /// Since 5.17: the name's pointer, and the text in what it points to.
     anon_name: Option<(Field, Field)>,
     /// Before 6.2 the name shared its place with what links a file's maps: only maps without a file have one.
@@ -101,7 +104,7 @@ impl MapsLayout {
         };
         let (start, end, flags) = (vma("vm_start")?, vma("vm_end")?, vma("vm_flags")?);
         let (offset, file, operations) = (vma("vm_pgoff")?, vma("vm_file")?, vma("vm_ops")?);
-        let private = vma("vm_private_data")?;
+        let (private, anon) = (vma("vm_private_data")?, vma("anon_vma")?);
         let anon_name =
             vma("anon_name").and_then(|name| Ok((name, profile.field("anon_vma_name", "name")?))).ok();
         let files_have_names = anon_name.is_some_and(|(name, _)| match vma("shared") {
@@ -112,7 +115,7 @@ impl MapsLayout {
         });
         Ok(MapsLayout {
             members,
-            span: Span::of(&[start, end, flags, offset, file, operations, private]),
+            span: Span::of(&[start, end, flags, offset, file, operations, private, anon]),
             start,
             end,
             flags,
@@ -120,6 +123,7 @@ impl MapsLayout {
             file,
             operations,
             private,
+            anon,
             anon_name,
             files_have_names,
             operations_name: profile.field("vm_operations_struct", "name")?,
@@ -208,6 +212,7 @@ impl View<'_> {
             path: String::new(),
             at,
             file: vma.pointer(layout.file)?,
+            has_own_pages: !vma.pointer(layout.anon)?.is_null(),
         };
         let anon_name = match layout.anon_name {
             Some((pointer, text)) if map.file.is_null() || layout.files_have_names => {
@@ -291,6 +296,7 @@ impl View<'_> {
             path: "[vsyscall]".to_owned(),
             at,
             file: Gva(0),
+            has_own_pages: false,
         }))
     }
 }

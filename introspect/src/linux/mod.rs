@@ -29,6 +29,7 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod time;
+mod tracing;
 mod trees;
 mod view;
 mod walk;
@@ -56,5 +57,6 @@ pub use sockets::{Endpoint, Owner, Protocol, Socket, SocketState, SocketsLayout}
 pub use syscalls::Syscall;
 pub use tasks::{COMM_BYTES, Pid, Task, TasksLayout};
 pub use time::{Clocks, TimeLayout};
+pub use tracing::{TracingLayout, UserDispatch};
 pub use trees::TreesLayout;
 pub use view::View;

@@ -30,6 +30,7 @@ pub struct PageCacheLayout {
     inode: Span,
     in_block: Field,
     mapping: Field,
+    file_mapping: Field,
     size: Field,
     number: Field,
     mode: Field,
@@ -100,6 +101,7 @@ impl PageCacheLayout {
             inode: Span::of(&members.into_iter().chain(uid).collect::<Vec<_>>()),
             in_block: inode("i_sb_list")?,
             mapping,
+            file_mapping: profile.field("file", "f_mapping")?,
             size,
             number,
             mode,
@@ -139,11 +141,24 @@ impl View<'_> {
 
     /// Where the pages of the file at `inode` (`struct inode`) that are in memory lie, as in [`CachedFile::pages`].
     pub fn file_pages(&self, inode: Gva) -> Partial<(u64, Gpa, u64)> {
+        self.mapping_pages(inode, |layout| layout.mapping)
+    }
+
+    /// The same for an open or mapped file (`struct file`): of a file that another lies over, those of the one below.
+    pub fn mapped_file_pages(&self, file: Gva) -> Partial<(u64, Gpa, u64)> {
+        self.mapping_pages(file, |layout| layout.file_mapping)
+    }
+
+    fn mapping_pages(
+        &self,
+        owner: Gva,
+        member: impl Fn(&PageCacheLayout) -> Field,
+    ) -> Partial<(u64, Gpa, u64)> {
         let what = "page cache";
         let read = || -> Result<Partial<(u64, Gpa, u64)>, GapReason> {
             let layout = self.kernel().layouts.page_cache.as_ref().map_err(Clone::clone)?;
             let map = self.pointer(self.kernel().symbol("vmemmap_base")?)?;
-            let mapping = Gva(self.integer(inode, layout.mapping)?);
+            let mapping = Gva(self.integer(owner, member(layout))?);
             let mut found = Partial::default();
             if !mapping.is_null() {
                 let entries = self.xarray_runs("pages of a file", mapping.field(layout.pages.offset));

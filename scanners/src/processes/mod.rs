@@ -3,15 +3,23 @@
 //! *Does*: judges one process at a time, each in a look of its own, so that one that is busy does not spoil the look at the others.
 //! *Never*: judges a process that has ended or become another program since it was listed.
 
+mod elf;
+pub(crate) mod executable_memory;
 pub(crate) mod executables;
+pub(crate) mod hollowing;
+mod jit;
 mod places;
 pub(crate) mod preload;
+pub(crate) mod tracing;
 
+pub use executable_memory::executable_memory;
 pub use executables::odd_executables;
+pub use hollowing::process_hollowing;
 pub use preload::preloaded_libraries;
+pub use tracing::{dispatched, ptrace_links};
 
 use crate::{Finding, Subject};
-use lynceus_introspect::linux::{Entry, LinuxGuest, Mm, Task, View};
+use lynceus_introspect::linux::{Entry, LinuxGuest, Map, Mm, Task, View, container_of};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Partial};
 use std::collections::HashSet;
@@ -58,6 +66,20 @@ fn judged(
 
 fn subject(task: &Task) -> Subject {
     Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm.clone(), address: task.at.0 }
+}
+
+/// A map of a process. A control group that cannot be read is left out: the finding stands without it.
+fn memory(view: &View<'_>, task: &Task, map: &Map) -> Subject {
+    let cgroup = view.cgroup(task).ok();
+    Subject::Memory {
+        pid: Some(task.tgid),
+        comm: Some(task.comm.clone()),
+        container: cgroup.as_deref().and_then(container_of).map(str::to_owned),
+        cgroup,
+        start: map.start.0,
+        end: map.end.0,
+        path: map.path.clone(),
+    }
 }
 
 /// Whether a file that a process runs or maps was deleted for good: an upgrade of a package deletes the old file as well, and puts

@@ -8,9 +8,10 @@ fn bench(maps: &[(u64, u64)]) -> Bench {
     let mut bench = Bench::new();
     let (start, end, flags, offset) = (number(8, 8), number(16, 8), number(24, 8), number(32, 8));
     let (file, operations, private) = (pointer(40), pointer(48), pointer(56));
+    let anon = pointer(72);
     bench.layouts().maps = Ok(MapsLayout {
         members: Members::List { first: pointer(0), next: pointer(0) },
-        span: Span::of(&[start, end, flags, offset, file, operations, private]),
+        span: Span::of(&[start, end, flags, offset, file, operations, private, anon]),
         start,
         end,
         flags,
@@ -18,6 +19,7 @@ fn bench(maps: &[(u64, u64)]) -> Bench {
         file,
         operations,
         private,
+        anon,
         anon_name: Some((pointer(64), number(4, 0))),
         files_have_names: true,
         operations_name: pointer(0),
@@ -37,6 +39,14 @@ fn bench(maps: &[(u64, u64)]) -> Bench {
 
 fn map_at(index: usize) -> u64 {
     0x2000 + index as u64 * 128
+}
+
+#[test]
+fn copies_of_a_files_pages_are_told() {
+    let mut bench = bench(&[(0x1000, 0x2000), (0x5000, 0x6000)]);
+    bench.link(map_at(1) + 72, 0x8000);
+    let found = maps(&bench);
+    assert_eq!(found.items.iter().map(|map| map.has_own_pages).collect::<Vec<_>>(), [false, true]);
 }
 
 fn maps(bench: &Bench) -> Partial<Map> {

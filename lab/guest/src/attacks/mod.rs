@@ -4,7 +4,9 @@
 //! starts ends with it.
 
 mod executables;
+mod memory;
 mod preload;
+mod tracing;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -63,6 +65,16 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "attack-masked" => executables::masked(),
         "attack-preload" => preload::in_environment(second, "LD_PRELOAD"),
         "attack-audit" => preload::in_environment(second, "LD_AUDIT"),
+        "attack-rwx" => memory::writable(),
+        "attack-late" => memory::written_first(),
+        "attack-loader" => memory::program(),
+        "attack-stack" => memory::stack(),
+        "attack-patch" => memory::patched_code(),
+        "attack-hollow" => memory::replaced_code(),
+        "attack-int3" => memory::breakpoint(),
+        "attack-tracer" => tracing::other(),
+        "attack-parent" => tracing::child(),
+        "attack-dispatch" => tracing::dispatch(),
         "attack-ld-so" => preload::for_everybody(),
         _ => Err(std::io::Error::other("no such attack")),
     })
