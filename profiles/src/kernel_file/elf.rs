@@ -1,12 +1,16 @@
 //! `vmlinux`: a kernel as an ELF file. Only what is asked for is read: with debug information it has half a gigabyte.
 
+use super::image::Section;
 use super::{KernelFileError, MAX_IMAGE_BYTES};
 use crate::kallsyms::{KERNEL_MAP, LINK_TEXT};
 use crate::{BuildId, Symbols, SymbolsBuilder, btf, system_map};
 use object::read::ReadCache;
-use object::read::elf::{ElfFile64, ProgramHeader};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SymbolKind};
 use std::io::{Read, Seek, SeekFrom};
+
+/// Most sections that are looked at.
+const MAX_SECTIONS: usize = 4096;
 
 type Elf<'a, F> = ElfFile64<'a, LittleEndian, &'a ReadCache<F>>;
 
@@ -51,6 +55,28 @@ pub(super) fn image<F: Read + Seek>(file: &mut F) -> Result<Vec<u8>, KernelFileE
         }
     }
     Ok(image)
+}
+
+/// The sections that lie in the image, and the offset in the file at which the ELF part ends.
+pub(super) fn sections<F: Read + Seek>(file: &mut F) -> Result<(Vec<Section>, u64), KernelFileError> {
+    let cache = ReadCache::new(file);
+    let elf = Elf::parse(&cache).map_err(failed)?;
+    let header = elf.elf_header();
+    let table =
+        u64::from(header.e_shnum(LittleEndian)).saturating_mul(header.e_shentsize(LittleEndian).into());
+    let mut end = header.e_shoff(LittleEndian).saturating_add(table);
+    let mut sections = Vec::new();
+    for section in elf.sections().take(MAX_SECTIONS) {
+        if let Some((offset, len)) = section.file_range() {
+            end = end.max(offset.saturating_add(len));
+        }
+        let (start, name) = (section.address(), section.name().unwrap_or_default());
+        if start >= LINK_TEXT {
+            let end = start.saturating_add(section.size());
+            sections.push(Section { name: name.to_owned(), start, end });
+        }
+    }
+    Ok((sections, end))
 }
 
 /// The symbols that the linker left in the file.

@@ -10,6 +10,8 @@
 
 mod boot_image;
 mod elf;
+mod image;
+mod patches;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +20,8 @@ use crate::{BuildId, Identity, Profile, Symbols, Types, btf, dwarf};
 use std::io::{Cursor, Read, Seek};
 
 pub use boot_image::unpack;
+pub use image::{KernelImage, Section};
+pub use patches::{Patch, PatchSite};
 
 /// Largest kernel image, as it is laid out in memory (`KERNEL_IMAGE_SIZE`).
 const MAX_IMAGE_BYTES: usize = 1 << 30;
@@ -143,7 +147,7 @@ fn load_elf<F: Read + Seek>(file: &mut F, elsewhere: Elsewhere) -> Result<Kernel
         offset.and_then(|offset| usize::try_from(offset).ok()).ok_or(KernelFileError::Missing(name))
     };
     let between = |start, stop| image.get(at(start)?..at(stop)?).ok_or(KernelFileError::Missing(start));
-    let banner = banner(image.get(at("linux_banner")?..).unwrap_or_default())?;
+    let banner = banner_in(image.get(at("linux_banner")?..).unwrap_or_default())?;
     let notes = between("__start_notes", "__stop_notes").unwrap_or_default();
     let build_id = BuildId::from_notes(notes);
     let theirs = elsewhere.types.as_ref().and_then(|given| given.build_id);
@@ -181,7 +185,7 @@ fn kallsyms_in(image: &[u8]) -> Option<Symbols> {
     None
 }
 
-fn banner(text: &[u8]) -> Result<&str, KernelFileError> {
+fn banner_in(text: &[u8]) -> Result<&str, KernelFileError> {
     let missing = KernelFileError::Missing("linux_banner");
     let text = text.get(..text.len().min(MAX_BANNER_BYTES)).unwrap_or_default();
     let end = memchr::memchr2(0, b'\n', text);

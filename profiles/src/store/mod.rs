@@ -24,6 +24,8 @@ pub const MAX_LEARNED: usize = 64;
 /// Most files looked at in the directory.
 const MAX_FILES: usize = 4096;
 const EXTENSION: &str = "lyp";
+/// Largest kernel file kept: distributions' have 10 to 70 MB, with debug information half a gigabyte.
+const MAX_KERNEL_BYTES: u64 = 256 << 20;
 
 /// Who vouches for a profile.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -240,6 +242,25 @@ impl ProfileStore {
         fs::remove_file(&path).map_err(|source| StoreError::Io { path, source })
     }
 
+    /// Keeps a copy of a kernel's own file, so that what a guest has of it in memory can be compared.
+    pub fn keep_kernel(&self, identity: &Identity, file: &mut impl Read) -> Result<(), StoreError> {
+        let path = self.directory.join(kernel_name(identity));
+        let failed = |source| StoreError::Io { path: path.clone(), source };
+        let mut copy = tempfile::NamedTempFile::new_in(&self.directory).map_err(failed)?;
+        let copied = io::copy(&mut Read::take(file, MAX_KERNEL_BYTES + 1), &mut copy).map_err(failed)?;
+        if copied > MAX_KERNEL_BYTES {
+            return Err(StoreError::TooLarge);
+        }
+        copy.as_file().sync_all().map_err(failed)?;
+        copy.persist(&path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+
+    /// The kernel's own file that was kept for this build, if one was.
+    pub fn kernel(&self, identity: &Identity) -> Option<File> {
+        File::open(self.directory.join(kernel_name(identity))).ok()
+    }
+
     fn last(&self) -> MutexGuard<'_, Option<Loaded>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,6 +308,11 @@ fn trusted_name(identity: &Identity) -> String {
         Some(id) => format!("trusted-{id}.{EXTENSION}"),
         None => format!("trusted-{}.{EXTENSION}", blake3::hash(identity.banner.as_bytes()).to_hex()),
     }
+}
+
+/// By the same mark as its trusted profile.
+fn kernel_name(identity: &Identity) -> String {
+    trusted_name(identity).replace("trusted-", "kernel-").replace(EXTENSION, "image")
 }
 
 fn read_header(path: &Path) -> Result<Header, StoreError> {
