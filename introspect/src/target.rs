@@ -193,6 +193,19 @@ impl Target {
         }
     }
 
+    /// The file that the VM's kernel was booted from, where whoever started the VM named one.
+    pub fn kernel_file(&self) -> Option<PathBuf> {
+        match self {
+            Target::Vm(vm) => {
+                let named = vm.vm().kernel.as_ref()?;
+                let from = if named.is_absolute() { "root" } else { "cwd" };
+                let named = named.strip_prefix("/").unwrap_or(named);
+                Some(PathBuf::from(format!("/proc/{}/{from}", vm.vm().pid)).join(named))
+            }
+            Target::Xen(_) | Target::Dump { .. } => None,
+        }
+    }
+
     /// One line for a person.
     pub fn describe(&self) -> String {
         match self {
@@ -287,6 +300,7 @@ mod tests {
             machine: None,
             accelerator: None,
             qmp_sockets: Vec::new(),
+            kernel: None,
             state: qemu::VmState::Running,
         }
     }

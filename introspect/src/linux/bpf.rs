@@ -12,6 +12,8 @@ use super::{Resolved, View};
 use crate::{AccessError, GapReason, Gva, Partial};
 use lynceus_profiles::{Field, Profile};
 
+/// Most instructions of one program that are looked through: no program of the field has more.
+const MAX_INSTRUCTIONS: u32 = 1 << 18;
 /// Most maps that one program uses (`MAX_USED_MAPS`).
 const MAX_USED_MAPS: u32 = 64;
 
@@ -98,6 +100,8 @@ pub struct BpfLayout {
     used_maps: Field,
     used_map_count: Field,
     attach_function: Field,
+    /// Its instructions, behind the rest (`insnsi`).
+    instructions: u32,
     user_id: Field,
     map: Span,
     map_id: Field,
@@ -146,6 +150,7 @@ impl BpfLayout {
             used_maps,
             used_map_count,
             attach_function,
+            instructions: program("insnsi")?.offset,
             user_id: profile.field("user_struct", "uid")?,
             map: Span::of(&[map_id, map_type, map_name, key_bytes, value_bytes, max_entries]),
             map_id,
@@ -236,6 +241,30 @@ impl<'a> View<'a> {
             attached_to: if attached_to.is_null() { None } else { Some(self.string(attached_to, 128)?) },
             at,
         })
+    }
+
+    /// The functions of the kernel that a program calls, each once, ascending.
+    ///
+    /// An instruction is 8 bytes (`struct bpf_insn`); a call has code 0x85 and, once loaded, the function's distance from
+    /// `__bpf_call_base` as its 32-bit operand (`kernel/bpf/verifier.c`, `fixup_bpf_calls`). Calls of the program's own functions
+    /// have 1 for a source register, those of the kernel's by BTF id 2, with the same kind of operand.
+    pub fn bpf_calls(&self, program: &BpfProgram) -> Result<Vec<Gva>, GapReason> {
+        const CALL: u8 = 0x85;
+        const OWN: u8 = 1;
+        let layout = self.kernel().layouts.bpf.as_ref().map_err(Clone::clone)?;
+        let base = self.kernel().symbol("__bpf_call_base")?;
+        let count = program.instructions.min(MAX_INSTRUCTIONS);
+        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0).saturating_mul(8)];
+        self.space().read(program.at.field(layout.instructions), &mut bytes)?;
+        let mut calls = Vec::new();
+        for [code, registers, _, _, operand @ ..] in bytes.as_chunks::<8>().0 {
+            if *code == CALL && registers >> 4 != OWN {
+                calls.push(Gva(base.0.wrapping_add_signed(i32::from_le_bytes(*operand).into())));
+            }
+        }
+        calls.sort_unstable();
+        calls.dedup();
+        Ok(calls)
     }
 
     fn bpf_map(&self, layout: &BpfLayout, at: Gva) -> Result<BpfMap, GapReason> {

@@ -7,6 +7,7 @@ use super::creds::CredsLayout;
 use super::dcache::DcacheLayout;
 use super::files::FilesLayout;
 use super::fs::FsLayout;
+use super::hooks::{NetfilterLayout, NotifiersLayout, ProbesLayout, TerminalsLayout, TrampolinesLayout};
 use super::hunt::HuntLayout;
 use super::log::LogLayout;
 use super::maps::MapsLayout;
@@ -26,6 +27,7 @@ use super::trees::TreesLayout;
 use crate::observe::{self, Observed};
 use crate::paging::Root;
 use crate::{GapReason, Gpa, Gva, Partial, Pause, SharedMemory};
+use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::{Profile, ProfileError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +84,16 @@ pub struct Layouts {
     pub bpf: Resolved<BpfLayout>,
     /// Files in the page cache.
     pub page_cache: Resolved<PageCacheLayout>,
+    /// Probes and traced functions.
+    pub probes: Resolved<ProbesLayout>,
+    /// Who sees packets.
+    pub netfilter: Resolved<NetfilterLayout>,
+    /// Who is told of events.
+    pub notifiers: Resolved<NotifiersLayout>,
+    /// Who gets what is typed.
+    pub terminals: Resolved<TerminalsLayout>,
+    /// Code made at run time.
+    pub trampolines: Resolved<TrampolinesLayout>,
     /// Red-black trees and xarrays.
     pub trees: Resolved<TreesLayout>,
     /// Sockets.
@@ -115,6 +127,11 @@ impl Layouts {
             mounts: MountsLayout::resolve(profile),
             bpf: BpfLayout::resolve(profile),
             page_cache: PageCacheLayout::resolve(profile),
+            probes: ProbesLayout::resolve(profile),
+            netfilter: NetfilterLayout::resolve(profile),
+            notifiers: NotifiersLayout::resolve(profile),
+            terminals: TerminalsLayout::resolve(profile),
+            trampolines: TrampolinesLayout::resolve(profile),
             trees: TreesLayout::resolve(profile),
             sockets: SocketsLayout::resolve(profile),
             net: NetLayout::resolve(profile),
@@ -145,6 +162,11 @@ impl Layouts {
             ("mounts", self.mounts.as_ref().err()),
             ("BPF", self.bpf.as_ref().err()),
             ("page cache", self.page_cache.as_ref().err()),
+            ("probes", self.probes.as_ref().err()),
+            ("packet hooks", self.netfilter.as_ref().err()),
+            ("notifiers", self.notifiers.as_ref().err()),
+            ("terminals", self.terminals.as_ref().err()),
+            ("code made at run time", self.trampolines.as_ref().err()),
             ("trees", self.trees.as_ref().err()),
             ("sockets", self.sockets.as_ref().err()),
             ("network", self.net.as_ref().err()),
@@ -174,17 +196,28 @@ impl Kernel {
     }
 }
 
+/// A kernel's file is of another build than the guest runs.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it is another kernel: the guest runs {guest:?}, the file holds {file:?}")]
+pub struct OtherKernel {
+    /// The guest's banner.
+    pub guest: String,
+    /// The file's banner.
+    pub file: String,
+}
+
 /// A Linux guest that has been attached to.
 pub struct LinuxGuest {
     memory: SharedMemory,
     kernel: Kernel,
+    image: Option<Arc<KernelImage>>,
     pause: Option<Arc<dyn Pause + Send + Sync>>,
 }
 
 impl LinuxGuest {
     /// Joins memory and the kernel found in it.
     pub fn new(memory: SharedMemory, kernel: Kernel) -> Self {
-        LinuxGuest { memory, kernel, pause: None }
+        LinuxGuest { memory, kernel, image: None, pause: None }
     }
     /// What was found at attach.
     pub fn kernel(&self) -> &Kernel {
@@ -193,6 +226,23 @@ impl LinuxGuest {
     /// The memory looked at.
     pub fn memory(&self) -> &SharedMemory {
         &self.memory
+    }
+    /// The file of its kernel, where one is known that is trusted.
+    pub fn image(&self) -> Option<&KernelImage> {
+        self.image.as_deref()
+    }
+    /// Compares with this file of its kernel from now on. A file of another build is refused.
+    pub fn set_image(&mut self, image: Arc<KernelImage>) -> Result<(), OtherKernel> {
+        let (ours, theirs) = (&self.kernel.profile.identity, &image.identity);
+        let same = match (ours.build_id, theirs.build_id) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => ours.banner == theirs.banner,
+        };
+        if !same {
+            return Err(OtherKernel { guest: ours.banner.clone(), file: theirs.banner.clone() });
+        }
+        self.image = Some(image);
+        Ok(())
     }
     /// A plain look, for memory that does not move: a dump or a paused guest.
     pub fn view(&self) -> View<'_> {

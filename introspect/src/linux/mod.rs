@@ -9,6 +9,7 @@ mod dcache;
 mod files;
 mod fs;
 mod guest;
+mod hooks;
 mod hunt;
 mod log;
 mod maple;
@@ -41,7 +42,11 @@ pub use creds::{Creds, CredsLayout};
 pub use dcache::{DcacheLayout, Entry, FileInfo};
 pub use files::{FileKind, FilesLayout, OpenFile};
 pub use fs::FsLayout;
-pub use guest::{Kernel, Layouts, LinuxGuest, Resolved};
+pub use guest::{Kernel, Layouts, LinuxGuest, OtherKernel, Resolved};
+pub use hooks::{
+    Callback, NetfilterLayout, NotifiersLayout, Probe, ProbesLayout, TerminalsLayout, Trampoline,
+    TrampolinesLayout,
+};
 pub use hunt::HuntLayout;
 pub use log::{LogLayout, LogRecord};
 pub use maps::{Map, MapsLayout};

@@ -26,6 +26,8 @@ pub(super) struct Config {
     pub(super) machine: Option<String>,
     pub(super) accelerator: Option<String>,
     pub(super) qmp_sockets: Vec<PathBuf>,
+    /// `-kernel`, as QEMU was told.
+    pub(super) kernel: Option<PathBuf>,
     /// `-machine max-ram-below-4g=`.
     pub(super) max_below_4g: Option<u64>,
     /// RAM blocks in guest order; empty for the machine's own single block.
@@ -163,6 +165,7 @@ impl Config {
             "mon" if opts("chardev").get("mode") == Some("control") => {
                 found.monitors.extend(opts("chardev").get("chardev").map(str::to_owned));
             }
+            "kernel" => self.kernel = Some(PathBuf::from(value)),
             "mem-path" => self.mem_path = true,
             "object" => self.object(&opts("qom-type"), found),
             "numa" => found.numa(&opts("type")),

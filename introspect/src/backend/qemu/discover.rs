@@ -38,6 +38,8 @@ pub struct Vm {
     pub accelerator: Option<String>,
     /// Control sockets, as paths in the VM process's own root.
     pub qmp_sockets: Vec<PathBuf>,
+    /// The kernel that QEMU was told to boot, as a path in the VM process's own root.
+    pub kernel: Option<PathBuf>,
     /// How the process does.
     pub state: VmState,
 }
@@ -94,6 +96,7 @@ pub(super) fn describe(process: &Process) -> Result<(Vm, Config), QemuError> {
         machine: config.machine.clone(),
         accelerator: config.accelerator.clone(),
         qmp_sockets: config.qmp_sockets.clone(),
+        kernel: config.kernel.clone(),
         state,
     };
     Ok((vm, config))
