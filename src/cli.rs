@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Tell what the guest is: kernel, slides, paging, boot time, and how it was found
     Info(TargetArgs),
     /// Look for hidden tasks and modules, hooks in the kernel, stolen credentials
-    Check(TargetArgs),
+    Check(CheckArgs),
     /// Tell what a detector's findings mean and what to look at next
     Explain {
         /// The detector's name; all of them without one
@@ -95,6 +95,17 @@ pub(crate) struct TargetArgs {
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) look: LookArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Compare the kernel's code and constants with this file: its vmlinuz
+    ///
+    /// Not needed where one was imported (`lynceus profile import`), or where the VM's own command line names it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
 }
 
 #[derive(Args)]

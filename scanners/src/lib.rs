@@ -16,7 +16,9 @@ pub mod signatures;
 pub use crossview::{hidden_modules, hidden_tasks};
 pub use finding::{Finding, Severity, Subject};
 pub use integrity::{
-    helper_programs, interrupt_handlers, operation_tables, shared_credentials, syscall_handlers,
+    bpf_helpers, helper_programs, interrupt_handlers, kernel_constants, kernel_text, notifiers,
+    operation_tables, packet_hooks, probe_handlers, shared_credentials, syscall_handlers, terminal_inputs,
+    trace_handlers,
 };
 pub use processes::{
     dispatched, executable_memory, odd_executables, preloaded_libraries, process_hollowing, ptrace_links,
@@ -65,9 +67,17 @@ pub struct Limits {
 pub const DETECTORS: &[Detector] = &[
     crossview::tasks::DETECTOR,
     crossview::modules::DETECTOR,
+    integrity::text::DETECTOR,
+    integrity::constants::DETECTOR,
     integrity::syscalls::DETECTOR,
     integrity::interrupts::DETECTOR,
     integrity::operations::DETECTOR,
+    integrity::probes::DETECTOR,
+    integrity::traces::DETECTOR,
+    integrity::packets::DETECTOR,
+    integrity::notifiers::DETECTOR,
+    integrity::terminals::DETECTOR,
+    integrity::bpf::DETECTOR,
     integrity::helpers::DETECTOR,
     integrity::credentials::DETECTOR,
     processes::executables::DETECTOR,

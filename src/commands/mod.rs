@@ -64,7 +64,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
             list(output, &target, "BPF programs", |view| convert::<_, bpf::BpfRow>(view.bpf_programs()))
         }
         Command::Info(target) => info::run(output, &attach(&target)?),
-        Command::Check(target) => check::run(output, &attach(&target)?),
+        Command::Check(args) => check::run(output, attach(&args.target)?, args.kernel.as_deref()),
         Command::Explain { detector } => explain::run(output, detector.as_deref()),
         Command::Scan(args) => scan::run(output, &args),
         Command::Dump(args) => dump::run(output, &args),

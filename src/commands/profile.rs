@@ -1,6 +1,6 @@
 //! `lynceus profile`: what is known of kernel builds.
 
-use crate::attach::{Guest, open_store};
+use crate::attach::{Guest, open_regular, open_store};
 use crate::cli::{ImportArgs, LookArgs, ProfileCommand};
 use crate::output::{Column, Outcome, Output, Row, escape};
 use anyhow::{Context, Result, bail};
@@ -67,10 +67,13 @@ fn list(output: Output, look: &LookArgs) -> Result<Outcome> {
 fn import(args: &ImportArgs) -> Result<Outcome> {
     let symbols = args.system_map.as_deref().map(read_system_map).transpose()?;
     let types = args.types.as_deref().map(read_types).transpose()?;
-    let (profile, build_id_offset) = load(&args.file, Elsewhere { symbols, types })?;
+    let Loaded { profile, build_id_offset, is_kernel } = load(&args.file, Elsewhere { symbols, types })?;
     let header = Header::trusted(&profile, build_id_offset);
     let store = open_store(&args.look)?;
     store.save(&header, &profile)?;
+    if is_kernel && let Err(error) = store.keep_kernel(&header.identity, &mut open_regular(&args.file)?) {
+        eprintln!("lynceus: check will not compare with this kernel's code: {error}");
+    }
     let id = header.identity.build_id.map_or_else(|| "no build id".to_owned(), |id| format!("build id {id}"));
     println!(
         "imported {}: {id}, {} symbols, {} types, into {}",
@@ -82,20 +85,18 @@ fn import(args: &ImportArgs) -> Result<Outcome> {
     Ok(Outcome::Clean)
 }
 
-/// Opens a regular file.
-fn open(path: &Path) -> Result<File> {
-    let named = || path.display().to_string();
-    let file = File::open(path).with_context(named)?;
-    if !file.metadata().with_context(named)?.is_file() {
-        bail!("{}: not a regular file", path.display());
-    }
-    Ok(file)
+/// What a file gave.
+struct Loaded {
+    profile: Profile,
+    build_id_offset: Option<i64>,
+    /// It was the kernel's own file.
+    is_kernel: bool,
 }
 
 /// A profile from a kernel's own file or an ISF file, told apart by their first bytes.
-fn load(path: &Path, elsewhere: Elsewhere) -> Result<(Profile, Option<i64>)> {
+fn load(path: &Path, elsewhere: Elsewhere) -> Result<Loaded> {
     let named = || path.display().to_string();
-    let mut file = open(path)?;
+    let mut file = open_regular(path)?;
     let mut start = Vec::new();
     Read::take(&mut file, 4096).read_to_end(&mut start).with_context(named)?;
     let is_xz = start.starts_with(&[0xfd, b'7', b'z', b'X', b'Z']);
@@ -107,7 +108,8 @@ fn load(path: &Path, elsewhere: Elsewhere) -> Result<(Profile, Option<i64>)> {
             );
         }
         Read::take(&mut file, isf::MAX_FILE_BYTES).read_to_end(&mut start).with_context(named)?;
-        return Ok((isf::read(&start).with_context(named)?, None));
+        let profile = isf::read(&start).with_context(named)?;
+        return Ok(Loaded { profile, build_id_offset: None, is_kernel: false });
     }
     if system_map::is_like(&start) {
         bail!(
@@ -117,19 +119,19 @@ fn load(path: &Path, elsewhere: Elsewhere) -> Result<(Profile, Option<i64>)> {
         );
     }
     let kernel = kernel_file::load(file, elsewhere).with_context(named)?;
-    Ok((kernel.profile, kernel.build_id_offset))
+    Ok(Loaded { profile: kernel.profile, build_id_offset: kernel.build_id_offset, is_kernel: true })
 }
 
 fn read_system_map(path: &Path) -> Result<Symbols> {
     let named = || path.display().to_string();
     let mut text = Vec::new();
     let limit = system_map::MAX_FILE_BYTES.saturating_add(1);
-    open(path)?.take(limit).read_to_end(&mut text).with_context(named)?;
+    open_regular(path)?.take(limit).read_to_end(&mut text).with_context(named)?;
     system_map::parse(&text).with_context(named)
 }
 
 fn read_types(path: &Path) -> Result<TypesFile> {
-    kernel_file::types_of(open(path)?).with_context(|| path.display().to_string())
+    kernel_file::types_of(open_regular(path)?).with_context(|| path.display().to_string())
 }
 
 /// Writes the profile of a guest, or of a file, as ISF.
@@ -223,7 +225,7 @@ fn show(
 fn find(wanted: &str, look: &LookArgs) -> Result<(Profile, ProfileRow)> {
     let path = Path::new(wanted);
     if path.is_file() {
-        let (profile, offset) = load(path, Elsewhere::default())?;
+        let Loaded { profile, build_id_offset: offset, .. } = load(path, Elsewhere::default())?;
         let row = ProfileRow::from(&Header::trusted(&profile, offset));
         return Ok((profile, row));
     }

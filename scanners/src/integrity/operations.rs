@@ -2,7 +2,7 @@
 //!
 //! What it sees, and what evades it: [`DETECTOR`].
 
-use super::{Hook, judged};
+use super::{Allow, Hook, judged};
 use crate::{Detector, Finding, Limits};
 use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
@@ -73,7 +73,7 @@ fn look(view: &View<'_>) -> Partial<Finding> {
             });
         }
     }
-    judged(view, &DETECTOR, hooks)
+    judged(view, &DETECTOR, Allow::Kernel, hooks)
 }
 
 fn in_image(view: &View<'_>, at: Gva) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! What it sees, and what evades it: [`DETECTOR`].
 
-use super::{Hook, judged};
+use super::{Allow, Hook, judged};
 use crate::{Detector, Finding, Limits};
 use lynceus_introspect::Partial;
 use lynceus_introspect::linux::{LinuxGuest, View};
@@ -39,5 +39,5 @@ fn look(view: &View<'_>) -> Partial<Finding> {
             handler: entry.handler,
         });
     }
-    judged(view, &DETECTOR, hooks)
+    judged(view, &DETECTOR, Allow::Kernel, hooks)
 }

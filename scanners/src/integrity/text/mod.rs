@@ -1,0 +1,245 @@
+//! The kernel's text, every byte of it, against the file that it was booted from.
+//!
+//! What differs must be explained by one of the places that the file itself lists for rewriting, and by what the kernel may
+//! write there: alternatives for the processor, static keys, static calls, traced functions, lock prefixes, thunks and returns,
+//! calls for hypervisors. Everything else is a finding.
+//!
+//! Where no file is known, the beginnings of all functions are looked at: a hook usually begins there.
+//!
+//! *Trusts*: the file; its tables say what may change, not the guest's. *Never*: reports what a second look does not show.
+
+mod entries;
+mod explain;
+
+use super::judge::Owners;
+use crate::{Detector, Finding, Limits, Severity, Subject};
+use explain::Text;
+use lynceus_introspect::linux::Probe;
+use lynceus_introspect::linux::{LinuxGuest, View};
+use lynceus_introspect::observe::Options;
+use lynceus_introspect::{GapReason, Gva, Partial};
+use lynceus_profiles::kernel_file::{KernelImage, PatchSite};
+use std::time::Duration;
+
+/// What is known of it.
+pub(crate) const DETECTOR: Detector = Detector {
+    name: "kernel_text",
+    technique: "T1014",
+    about: "code of the kernel that was changed",
+    limits: Limits {
+        sees: "with the kernel's own file (the VM's -kernel, --kernel, or one that was imported): every byte of the text that neither the file nor what the kernel rewrites by itself explains. Without: functions that begin with a jump or a call out of the kernel",
+        evaded_by: "without the file a hook behind the first instructions; with it a change to one of the forms that a place of rewriting may have, such as a static call that leads to another function of the kernel",
+        false_positives: "live patches, which are told as traced functions; a debugger in the guest",
+    },
+    next: "the function says what is hidden or watched; lynceus modules and check's other findings say whose code it leads to; dump the guest before it is rebooted",
+    run: kernel_text,
+};
+
+/// Most findings of one look: a kernel of another build would give thousands.
+const MAX_FINDINGS: usize = 256;
+/// Bytes of a change that are told.
+const MAX_TOLD: usize = 16;
+/// Bytes read at a time.
+const PAGE: usize = 4096;
+/// Changes this near to each other are one.
+const NEAR: usize = 8;
+/// Looks that must all show a change: the kernel rewrites code in steps of some microseconds.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+
+/// Code that was changed.
+pub fn kernel_text(guest: &LinuxGuest, _: &Options) -> Partial<Finding> {
+    let view = guest.view();
+    let changed = || {
+        let mut changes = Partial::default();
+        let owners = Owners::new(&view, &mut changes);
+        let own = match guest.image() {
+            Some(image) => against_file(&view, image, &owners),
+            None => entries::redirected(&view, &owners),
+        };
+        changes.items = changes.absorb(own);
+        changes
+    };
+    let mut all = changed();
+    for _ in 1..LOOKS {
+        if all.items.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        let again = changed();
+        all.items.retain(|change| again.items.contains(change));
+    }
+    let mut found = Partial::default();
+    let changes = found.absorb(all);
+    if !changes.is_empty() {
+        let owners = Owners::new(&view, &mut found);
+        found.items = changes.iter().map(|change| finding(&view, change, &owners)).collect();
+    }
+    found
+}
+
+/// A piece of text that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Change {
+    /// Run-time address.
+    pub(super) at: Gva,
+    /// What should be there; nothing where it is not known.
+    pub(super) expected: Vec<u8>,
+    /// What is there.
+    pub(super) found: Vec<u8>,
+}
+
+fn against_file(view: &View<'_>, image: &KernelImage, owners: &Owners) -> Partial<Change> {
+    let what = "kernel text";
+    let kernel = view.kernel();
+    let (Some(start), Some(end)) = (image.symbols.address("_stext"), image.symbols.address("_etext")) else {
+        return Partial::unavailable(
+            what,
+            GapReason::Inconsistent("the kernel's file does not say where its text is"),
+        );
+    };
+    let Some(expected) = image.relocated(start, end, kernel.slide) else {
+        return Partial::unavailable(
+            what,
+            GapReason::Inconsistent("the kernel's file lists no relocations: take the vmlinuz"),
+        );
+    };
+    let mut changes = Partial::default();
+    let found = read(view, kernel.slid(start), &expected, &mut changes);
+    let variable = |at| view.u64(kernel.slid(at)).ok();
+    let made = |at| owners.is_trampoline(kernel.slid(at));
+    let module = |at| owners.is_listed(view, kernel.slid(at));
+    let text = Text {
+        image,
+        start,
+        expected: &expected,
+        found: &found,
+        slide: kernel.slide,
+        variable: &variable,
+        made: &made,
+        module: &module,
+    };
+    let probes = view.probes();
+    let probes = changes.absorb(probes);
+    let mut at = 0;
+    while let Some(next) = next_difference(&expected, &found, at) {
+        let address = start.saturating_add(next as u64);
+        let explained = explanation(&text, image.patch_sites(), address);
+        at = match explained.or_else(|| probed(view, &probes, kernel.slid(address), &found[next..])) {
+            Some(end) => usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX).max(next + 1),
+            None => {
+                let end = end_of_change(&expected, &found, next);
+                changes.items.push(Change {
+                    at: kernel.slid(address),
+                    expected: expected[next..end].to_vec(),
+                    found: found[next..end].to_vec(),
+                });
+                end
+            }
+        };
+        if changes.items.len() >= MAX_FINDINGS {
+            changes.gap(what, kernel.slid(address), GapReason::Limit(MAX_FINDINGS as u64));
+            break;
+        }
+    }
+    changes
+}
+
+/// What is at `at`; what cannot be read is a gap and counts as it should be.
+pub(super) fn read<T>(view: &View<'_>, at: Gva, expected: &[u8], gaps: &mut Partial<T>) -> Vec<u8> {
+    let mut found = expected.to_vec();
+    let mut at = at;
+    let mut rest = found.as_mut_slice();
+    while !rest.is_empty() {
+        let take = (PAGE - at.0 as usize % PAGE).min(rest.len());
+        let (page, after) = rest.split_at_mut(take);
+        let mut copy = [0; PAGE];
+        if gaps.ok("kernel image", at, view.space().read(at, &mut copy[..take])).is_some() {
+            page.copy_from_slice(&copy[..take]);
+        }
+        (at, rest) = (Gva(at.0.wrapping_add(take as u64)), after);
+    }
+    found
+}
+
+/// Where two texts of the same length differ next, from `at` on.
+pub(super) fn next_difference(expected: &[u8], found: &[u8], at: usize) -> Option<usize> {
+    const STEP: usize = 64;
+    let (mut a, mut b, mut base) = (expected.get(at..)?, found.get(at..)?, at);
+    while a.len() >= STEP && a[..STEP] == b[..STEP] {
+        (a, b, base) = (&a[STEP..], &b[STEP..], base + STEP);
+        // A page at a time where whole pages are the same.
+        while a.len() >= PAGE && a[..PAGE] == b[..PAGE] {
+            (a, b, base) = (&a[PAGE..], &b[PAGE..], base + PAGE);
+        }
+    }
+    let inside = a.iter().zip(b).position(|(a, b)| a != b)?;
+    Some(base + inside)
+}
+
+/// The end of a change that begins at `start`.
+pub(super) fn end_of_change(expected: &[u8], found: &[u8], start: usize) -> usize {
+    let mut end = start + 1;
+    while let Some(next) =
+        next_difference(expected, found, end).filter(|next| next - end < NEAR && next - start < PAGE)
+    {
+        end = next + 1;
+    }
+    end
+}
+
+/// The end of a site that explains what is at this link-time address.
+fn explanation(text: &Text<'_>, sites: &[PatchSite], address: u64) -> Option<u64> {
+    /// No site is longer, Xen's page of calls apart, which is none of many.
+    const LONGEST: u64 = PAGE as u64;
+    let above = sites.partition_point(|site| site.at <= address);
+    let near = sites[..above].iter().rev().take_while(|site| site.at.saturating_add(LONGEST) > address);
+    near.filter(|site| site.end > address).find(|site| text.explains(site)).map(|site| site.end)
+}
+
+/// The end of what a probe of the kernel's own put there: a trap, or a jump to its handler.
+fn probed(view: &View<'_>, probes: &[Probe], at: Gva, found: &[u8]) -> Option<u64> {
+    const TRAP: u8 = 0xcc;
+    const JUMP: u8 = 0xe9;
+    let probe =
+        probes.iter().find(|probe| (probe.address.0..probe.address.0.saturating_add(5)).contains(&at.0))?;
+    let len = match (found.first()?, at == probe.address) {
+        (&TRAP, true) => 1,
+        // The jump may have the first bytes of what was there.
+        (&JUMP, true) => 5,
+        _ => probe.address.0.saturating_add(5).saturating_sub(at.0),
+    };
+    Some(view.kernel().unslid(at).saturating_add(len))
+}
+
+fn finding(view: &View<'_>, change: &Change, owners: &Owners) -> Finding {
+    let place = place(view, change.at);
+    let len = change.found.len();
+    let hex =
+        |bytes: &[u8]| bytes.iter().take(MAX_TOLD).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let leads = explain::destination(&change.found, change.at.0)
+        .filter(|to| !view.kernel_text().is_ok_and(|(start, end)| (start.0..end.0).contains(to)));
+    let leads = leads.map(|to| format!(", which leads to {}, {}", Gva(to), owners.describe(view, Gva(to))));
+    let told = if change.expected.is_empty() {
+        format!("{place} begins with {}{}", hex(&change.found), leads.unwrap_or_default())
+    } else {
+        format!(
+            "{len} bytes of {place} are not as in the kernel's file: {} instead of {}{}",
+            hex(&change.found),
+            hex(&change.expected),
+            leads.unwrap_or_default()
+        )
+    };
+    let subject = Subject::Kernel { symbol: place, address: change.at.0, value: hex(&change.found) };
+    DETECTOR.finding(Severity::Critical, told, subject)
+}
+
+/// The symbol at or before an address of the kernel, with the distance to it.
+pub(super) fn place(view: &View<'_>, at: Gva) -> String {
+    let link = view.kernel().unslid(at);
+    match view.kernel().profile.symbols.nearest(link) {
+        Some((symbol, 0)) => symbol.name.to_owned(),
+        Some((symbol, distance)) => format!("{}+{distance:#x}", symbol.name),
+        None => format!("{at}"),
+    }
+}
