@@ -5,7 +5,8 @@
 
 use crate::Guest;
 use crate::kernels::KernelVersion;
-use anyhow::Result;
+use Given::{At, Pid, Text, Was};
+use anyhow::{Context, Result};
 
 /// Something that an attacker would do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +15,8 @@ pub struct Attack {
     pub name: &'static str,
     /// The detector that must find it.
     pub detector: &'static str,
+    /// Others that may find it as well.
+    pub also: &'static [&'static str],
     /// How it is done.
     pub how: How,
     /// The kernels that it can be done to.
@@ -25,6 +28,21 @@ pub struct Attack {
 pub enum How {
     /// A program of the guest's, by the name that it runs under.
     Program(&'static str),
+    /// The module `lab/module/attack.c`, by its kind, and what it is given.
+    Module(&'static str, &'static [Given]),
+}
+
+/// A parameter of the module that attacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Given {
+    /// The address of a symbol, and how many bytes behind it.
+    At(&'static str, u64),
+    /// The address of the function that is replaced: of the first of these that the kernel has.
+    Was(&'static [&'static str]),
+    /// A text.
+    Text(&'static str),
+    /// The pid of a process, by its name.
+    Pid(&'static str),
 }
 
 const ALL: &[KernelVersion] = &KernelVersion::ALL;
@@ -40,6 +58,44 @@ pub const ATTACKS: &[Attack] = &[
     program("library preloaded by the environment", "ld_preload", "attack-preload"),
     program("library that audits others", "ld_preload", "attack-audit"),
     program("library preloaded by everybody", "ld_preload", "attack-ld-so"),
+    module(
+        "handler of a system call",
+        "syscall_handler",
+        CONSTANT,
+        "pointer",
+        &[At("sys_call_table", 0), Was(&["__x64_sys_kexec_load"])],
+    ),
+    module("gate of an interrupt", "interrupt_handler", &[], "gate", &[At("idt_table", 16 * 5)]),
+    module(
+        "listing of processes",
+        "operation_table",
+        CONSTANT,
+        "pointer",
+        &[At("proc_root_operations", 0), Was(&["proc_root_readdir"])],
+    ),
+    module(
+        "listing of sockets",
+        "operation_table",
+        CONSTANT,
+        "pointer",
+        &[At("tcp4_seq_ops", 0), Was(&["tcp4_seq_show"])],
+    ),
+    module("jump at the start of a function", "kernel_text", &[], "code", &[At("__x64_sys_kexec_load", 0)]),
+    module("byte inside of a function", "kernel_text", &[], "byte", &[At("__x64_sys_kexec_load", 40)]),
+    module("byte of a constant", "kernel_constants", &[], "byte", &[At("linux_proc_banner", 3)]),
+    module("probe", "kprobe_handler", &[], "kprobe", &[At("__x64_sys_kexec_load", 0)]),
+    module("traced function", "ftrace_handler", &[], "ftrace", &[At("__x64_sys_kexec_load", 0)]),
+    module("sight of packets", "packet_hook", &[], "packets", &[]),
+    module("sight of keys", "notifier", &[], "keys", &[]),
+    module(
+        "sight of terminals",
+        "terminal_input",
+        &[],
+        "pointer",
+        &[At("n_tty_ops", 0), Was(&["n_tty_receive_buf2"])],
+    ),
+    module("helper program", "helper_program", &[], "text", &[At("modprobe_path", 0), Text("/tmp/x")]),
+    module("credentials of another", "shared_credentials", &[], "creds", &[Pid("lab-user")]),
     program("code in writable memory", "executable_memory", "attack-rwx"),
     program("code written, then made executable", "executable_memory", "attack-late"),
     program("program loaded without a file", "executable_memory", "attack-loader"),
@@ -56,7 +112,20 @@ pub const ATTACKS: &[Attack] = &[
 ];
 
 const fn program(name: &'static str, detector: &'static str, program: &'static str) -> Attack {
-    Attack { name, detector, how: How::Program(program), kernels: ALL }
+    Attack { name, detector, also: &[], how: How::Program(program), kernels: ALL }
+}
+
+/// What stands in a constant table is found there as well, where the kernel's own file is known.
+const CONSTANT: &[&str] = &["kernel_constants"];
+
+const fn module(
+    name: &'static str,
+    detector: &'static str,
+    also: &'static [&'static str],
+    kind: &'static str,
+    given: &'static [Given],
+) -> Attack {
+    Attack { name, detector, also, how: How::Module(kind, given), kernels: ALL }
 }
 
 impl Guest {
@@ -64,6 +133,13 @@ impl Guest {
     pub fn attack(&self, attack: &Attack) -> Result<()> {
         match attack.how {
             How::Program(name) => self.ask(&format!("ATTACK {name}")).map(drop),
+            How::Module(kind, given) => {
+                let mut line = format!("LOAD /attack.ko kind={kind}");
+                for given in given {
+                    line.push_str(&self.parameter(*given)?);
+                }
+                self.ask(&line).map(drop)
+            }
         }
     }
 
@@ -71,6 +147,29 @@ impl Guest {
     pub fn cease(&self, attack: &Attack) -> Result<()> {
         match attack.how {
             How::Program(name) => self.ask(&format!("CEASE {name}")).map(drop),
+            How::Module(..) => self.run("rmmod lynceus_lab_attack").map(drop),
         }
+    }
+
+    fn parameter(&self, given: Given) -> Result<String> {
+        Ok(match given {
+            Given::At(symbol, offset) => {
+                format!(" at={:#x}", self.address_of(&[symbol])?.wrapping_add(offset))
+            }
+            Given::Was(symbols) => format!(" was={:#x}", self.address_of(symbols)?),
+            Given::Text(text) => format!(" text={text}"),
+            Given::Pid(name) => format!(" pid={}", self.truth()?.task_named(name)?.pid),
+        })
+    }
+
+    /// Where the guest's kernel has the first of these symbols that it has.
+    fn address_of(&self, symbols: &[&str]) -> Result<u64> {
+        for symbol in symbols {
+            let line = self.run(&format!("grep ' {symbol}$' /proc/kallsyms || true"))?;
+            if let Some(address) = line.split_whitespace().next() {
+                return u64::from_str_radix(address, 16).context("an address of /proc/kallsyms");
+            }
+        }
+        anyhow::bail!("the guest's kernel has none of {symbols:?}")
     }
 }

@@ -1,4 +1,4 @@
-//! The guest's initramfs: its PID 1 (ours), busybox, a few kernel modules, and the module that hides.
+//! The guest's initramfs: its PID 1 (ours), busybox, a few kernel modules, and the lab's own.
 //!
 //! Format: newc cpio (`Documentation/driver-api/early-userspace/buffer-format.rst`), not compressed: it is read once.
 
@@ -17,7 +17,7 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// A kernel's initramfs, kept under the digest of what is in it.
 pub fn build(kernel: &Kernel) -> Result<PathBuf> {
-    let archive = pack(kernel, &guest_program()?, &module::build(kernel)?)?;
+    let archive = pack(kernel, &guest_program()?)?;
     let digest = blake3::hash(&archive).to_hex();
     let name = format!("initramfs/{}-{}", kernel.release, digest.get(..16).unwrap_or_default());
     let folder = folder::once(&name, |folder| Ok(fs::write(folder.join("initramfs"), &archive)?))?;
@@ -53,7 +53,7 @@ pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
     Ok(target.join(TRIPLE).join(if release { "release" } else { "debug" }).join(package))
 }
 
-fn pack(kernel: &Kernel, guest: &Path, hide: &Path) -> Result<Vec<u8>> {
+fn pack(kernel: &Kernel, guest: &Path) -> Result<Vec<u8>> {
     let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
     let mut cpio = Cpio::default();
     for folder in ["bin", "dev", "modules", "proc", "run", "sys", "tmp"] {
@@ -62,7 +62,9 @@ fn pack(kernel: &Kernel, guest: &Path, hide: &Path) -> Result<Vec<u8>> {
     cpio.device("dev/console", 5, 1);
     cpio.file("init", 0o755, &read(guest)?);
     cpio.file("bin/busybox", 0o755, &read(Path::new("/bin/busybox"))?);
-    cpio.file("hide.ko", 0o644, &read(hide)?);
+    for name in module::ALL {
+        cpio.file(&format!("{name}.ko"), 0o644, &read(&module::build(kernel, name)?)?);
+    }
     let mut order = String::new();
     for name in MODULES {
         if let Some(code) = find_module(&kernel.modules, name)? {

@@ -1,4 +1,4 @@
-//! The lab's own rootkit, a kernel module that hides itself and a process, compiled for a kernel of the matrix.
+//! The lab's own kernel modules, compiled for a kernel of the matrix: one hides itself and a process, one attacks the kernel.
 //!
 //! Without kbuild: its tools belong to the compiler that built the kernel, which a test machine does not have. The flags are
 //! those of `arch/x86/Makefile` that change the ABI, and the headers' own configuration decides everything else.
@@ -9,16 +9,13 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The module's name.
-pub const NAME: &str = "lynceus_lab_hide";
+/// The modules: `lab/module/NAME.c`, loaded as `lynceus_lab_NAME`.
+pub const ALL: [&str; 2] = ["hide", "attack"];
 
 const FLAGS: &[&str] = &[
     "-D__KERNEL__",
+    "-DCC_USING_FENTRY",
     "-DMODULE",
-    "-DKBUILD_MODFILE=\"hide\"",
-    "-DKBUILD_BASENAME=\"hide\"",
-    "-DKBUILD_MODNAME=\"lynceus_lab_hide\"",
-    "-D__KBUILD_MODNAME=kmod_lynceus_lab_hide",
     "-std=gnu11",
     "-fms-extensions",
     "-fshort-wchar",
@@ -47,14 +44,19 @@ const FLAGS: &[&str] = &[
     "-c",
 ];
 
-/// Compiles the module for a kernel, once for each version of its source.
-pub fn build(kernel: &Kernel) -> Result<PathBuf> {
-    let source = folder::workspace().join("lab/module/hide.c");
+/// Compiles a module for a kernel, once for each version of its source.
+pub fn build(kernel: &Kernel, name: &str) -> Result<PathBuf> {
+    let source = source(name);
     let text = std::fs::read(&source).with_context(|| source.display().to_string())?;
     let digest = blake3::hash(&text).to_hex();
-    let name = format!("modules/{}-{}", kernel.release, digest.get(..16).unwrap_or_default());
-    let folder = folder::once(&name, |folder| compile(kernel, &source, &folder.join("hide.ko"), &[]))?;
-    Ok(folder.join("hide.ko"))
+    let kept = format!("modules/{}-{}", kernel.release, digest.get(..16).unwrap_or_default());
+    let file = format!("{name}.ko");
+    let folder = folder::once(&kept, |folder| compile(kernel, name, &folder.join(&file), &[]))?;
+    Ok(folder.join(file))
+}
+
+fn source(name: &str) -> PathBuf {
+    folder::workspace().join(format!("lab/module/{name}.c"))
 }
 
 /// Writes an ELF file with the debug information of everything in the kernel's headers that the module knows of, in that
@@ -64,12 +66,12 @@ pub fn debug_types(kernel: &Kernel, dwarf: u8, out: &Path) -> Result<()> {
     let version = format!("-gdwarf-{dwarf}");
     // Without this the compiler leaves out the types that no variable has.
     let flags = [&version, "-fno-eliminate-unused-debug-types"];
-    compile(kernel, &folder::workspace().join("lab/module/hide.c"), &object, &flags)?;
+    compile(kernel, "hide", &object, &flags)?;
     let mut ld = Command::new("ld");
     run(ld.args(["--unresolved-symbols=ignore-all", "-e", "0", "-o"]).arg(out).arg(&object))
 }
 
-fn compile(kernel: &Kernel, source: &Path, out: &Path, flags: &[&str]) -> Result<()> {
+fn compile(kernel: &Kernel, name: &str, out: &Path, flags: &[&str]) -> Result<()> {
     let own = kernel.headers.join(format!("linux-headers-{}", kernel.release));
     let base = kernel.release.trim_end_matches("-cloud-amd64");
     let common = kernel.headers.join(format!("linux-headers-{base}-common"));
@@ -91,5 +93,8 @@ fn compile(kernel: &Kernel, source: &Path, out: &Path, flags: &[&str]) -> Result
     for header in ["kconfig.h", "compiler_types.h"] {
         gcc.arg("-include").arg(common.join("include/linux").join(header));
     }
-    run(gcc.args(FLAGS).args(flags).arg("-o").arg(out).arg(source))
+    gcc.arg(format!("-DKBUILD_MODFILE=\"{name}\"")).arg(format!("-DKBUILD_BASENAME=\"{name}\""));
+    gcc.arg(format!("-DKBUILD_MODNAME=\"lynceus_lab_{name}\""));
+    gcc.arg(format!("-D__KBUILD_MODNAME=kmod_lynceus_lab_{name}"));
+    run(gcc.args(FLAGS).args(flags).arg("-o").arg(out).arg(source(name)))
 }

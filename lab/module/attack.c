@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+// Harmless attacks on the kernel of the lab's own guests: each does just the manipulation that one detector must find, and
+// undoes it when it is unloaded.
+//
+// kind=pointer   at, was: replaces the pointer `was` in the table at `at` by a function here that calls the original
+// kind=code      at: writes a jump to a function here over the first bytes at `at`
+// kind=byte      at: turns over the lowest bit of the byte at `at`
+// kind=gate      at: lets the interrupt gate at `at` lead here
+// kind=text      at, text: writes a string
+// kind=kprobe    at: probes the instruction
+// kind=ftrace    at: traces the function
+// kind=packets   sees all IPv4 packets that come in
+// kind=keys      is told of keys
+// kind=creds     pid: gives the process the credentials of process 1
+//
+// Built without kbuild, so that any compiler will do: lab/src/module.rs gives the flags and the include folders.
+
+#define INCLUDE_VERMAGIC
+#include <linux/module.h>
+#include <linux/vermagic.h>
+#include <linux/version.h>
+#include <linux/cred.h>
+#include <linux/ftrace.h>
+#include <linux/keyboard.h>
+#include <linux/kprobes.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/pid.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <net/net_namespace.h>
+
+/* Words that are searched for the pointer. */
+#define MAX_WORDS 1024
+
+static char *kind = "";
+module_param(kind, charp, 0);
+static ulong at;
+module_param(at, ulong, 0);
+static ulong was;
+module_param(was, ulong, 0);
+static char *text = "";
+module_param(text, charp, 0);
+static int pid;
+module_param(pid, int, 0);
+
+typedef long (*any_function)(long, long, long, long, long, long);
+
+/* What was changed, and how it was before. */
+static void *changed;
+static unsigned char before[256];
+static size_t changed_bytes;
+
+static long pass_on(long a, long b, long c, long d, long e, long f)
+{
+	return ((any_function)was)(a, b, c, d, e, f);
+}
+
+/* The kernel's constants and text are mapped read-only: without this bit its own writes ignore that. */
+static void write_anywhere(void *to, const void *from, size_t len)
+{
+	unsigned long flags, cr0;
+
+	local_irq_save(flags);
+	asm volatile("mov %%cr0, %0" : "=r"(cr0));
+	asm volatile("mov %0, %%cr0" : : "r"(cr0 & ~0x10000ul) : "memory");
+	__builtin_memcpy(to, from, len);
+	asm volatile("mov %0, %%cr0" : : "r"(cr0) : "memory");
+	local_irq_restore(flags);
+}
+
+static void change(void *to, const void *from, size_t len)
+{
+	changed = to;
+	changed_bytes = len;
+	__builtin_memcpy(before, to, len);
+	write_anywhere(to, from, len);
+}
+
+static int change_pointer(void)
+{
+	unsigned long *table = (unsigned long *)at, new = (unsigned long)pass_on;
+	int i;
+
+	for (i = 0; i < MAX_WORDS; i++)
+		if (table[i] == was) {
+			change(&table[i], &new, sizeof(new));
+			return 0;
+		}
+	return -ESRCH;
+}
+
+static void change_code(void)
+{
+	unsigned char jump[5] = { 0xe9 };
+	int distance = (int)((unsigned long)pass_on - (at + 5));
+
+	__builtin_memcpy(jump + 1, &distance, 4);
+	change((void *)at, jump, sizeof(jump));
+}
+
+static void change_gate(void)
+{
+	unsigned char gate[16];
+	unsigned long to = (unsigned long)pass_on;
+
+	__builtin_memcpy(gate, (void *)at, sizeof(gate));
+	__builtin_memcpy(gate, &to, 2);
+	__builtin_memcpy(gate + 6, (char *)&to + 2, 6);
+	change((void *)at, gate, sizeof(gate));
+}
+
+static void change_text(void)
+{
+	change((void *)at, text, __builtin_strlen(text) + 1);
+}
+
+static int probed(struct kprobe *probe, struct pt_regs *regs)
+{
+	return 0;
+}
+static struct kprobe probe = { .pre_handler = probed };
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
+static void traced(unsigned long ip, unsigned long parent, struct ftrace_ops *ops, struct ftrace_regs *regs)
+#else
+static void traced(unsigned long ip, unsigned long parent, struct ftrace_ops *ops, struct pt_regs *regs)
+#endif
+{
+}
+static struct ftrace_ops trace = { .func = traced };
+
+static unsigned int seen(void *own, struct sk_buff *packet, const struct nf_hook_state *state)
+{
+	return NF_ACCEPT;
+}
+static struct nf_hook_ops packets = {
+	.hook = seen,
+	.pf = NFPROTO_IPV4,
+	.hooknum = NF_INET_PRE_ROUTING,
+	.priority = NF_IP_PRI_FIRST,
+};
+
+static int pressed(struct notifier_block *block, unsigned long event, void *key)
+{
+	return NOTIFY_OK;
+}
+static struct notifier_block keys = { .notifier_call = pressed };
+
+static const struct cred *own_cred, *own_real_cred;
+
+static int give_credentials(int from, bool back)
+{
+	struct task_struct *task, *init;
+	int result = -ESRCH;
+
+	rcu_read_lock();
+	task = pid_task(find_vpid(from), PIDTYPE_PID);
+	init = pid_task(find_vpid(1), PIDTYPE_PID);
+	if (task && init) {
+		if (!back) {
+			own_cred = task->cred;
+			own_real_cred = task->real_cred;
+		}
+		*(const struct cred **)&task->cred = back ? own_cred : init->cred;
+		*(const struct cred **)&task->real_cred = back ? own_real_cred : init->cred;
+		result = 0;
+	}
+	rcu_read_unlock();
+	return result;
+}
+
+static bool is(const char *name)
+{
+	return __builtin_strcmp(kind, name) == 0;
+}
+
+static int __init attack_init(void)
+{
+	unsigned char byte;
+
+	if (is("pointer"))
+		return change_pointer();
+	if (is("code"))
+		return change_code(), 0;
+	if (is("gate"))
+		return change_gate(), 0;
+	if (is("text"))
+		return change_text(), 0;
+	if (is("byte")) {
+		byte = *(unsigned char *)at ^ 1;
+		return change((void *)at, &byte, 1), 0;
+	}
+	if (is("kprobe")) {
+		probe.addr = (kprobe_opcode_t *)at;
+		return register_kprobe(&probe);
+	}
+	if (is("ftrace"))
+		return ftrace_set_filter_ip(&trace, at, 0, 0) ?: register_ftrace_function(&trace);
+	if (is("packets"))
+		return nf_register_net_hook(&init_net, &packets);
+	if (is("keys"))
+		return register_keyboard_notifier(&keys);
+	if (is("creds"))
+		return give_credentials(pid, false);
+	return -EINVAL;
+}
+module_init(attack_init);
+
+static void __exit attack_exit(void)
+{
+	if (changed)
+		write_anywhere(changed, before, changed_bytes);
+	else if (is("kprobe"))
+		unregister_kprobe(&probe);
+	else if (is("ftrace"))
+		unregister_ftrace_function(&trace);
+	else if (is("packets"))
+		nf_unregister_net_hook(&init_net, &packets);
+	else if (is("keys"))
+		unregister_keyboard_notifier(&keys);
+	else if (is("creds"))
+		give_credentials(pid, true);
+}
+module_exit(attack_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Lynceus lab: harmless attacks on the kernel");
+MODULE_INFO(vermagic, VERMAGIC_STRING);
+MODULE_INFO(name, KBUILD_MODNAME);
+
+/* What modpost would write. */
+__attribute__((visibility("default"))) struct module __this_module
+	__attribute__((section(".gnu.linkonce.this_module"))) = {
+	.name = KBUILD_MODNAME,
+	.init = init_module,
+	.exit = cleanup_module,
+	.arch = MODULE_ARCH_INIT,
+};
