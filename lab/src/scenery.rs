@@ -45,6 +45,8 @@ const PEOPLE: &[Person] = &[
             && has(&task.environ, "LAB_SECRET=s3cr3t")
     }),
     ("lab-user", |task| task.uids == [USER; 4] && task.gids == [USER; 4] && task.groups == [4, 24, 27]),
+    ("lab-session", |task| task.uids == [USER; 4]),
+    ("lab-command", |task| task.uids == [USER; 4]),
     ("lab-caps", |task| {
         task.caps.effective == (1 << 10 | 1 << 19) && task.caps.bounding & (1 << 16) == 0 && task.no_new_privs
     }),

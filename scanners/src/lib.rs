@@ -22,6 +22,7 @@ pub use integrity::{
 };
 pub use processes::{
     dispatched, executable_memory, odd_executables, preloaded_libraries, process_hollowing, ptrace_links,
+    raised_credentials,
 };
 pub use profiles::profile_disagreements;
 
@@ -84,6 +85,7 @@ pub const DETECTORS: &[Detector] = &[
     processes::preload::DETECTOR,
     processes::executable_memory::DETECTOR,
     processes::hollowing::DETECTOR,
+    processes::raised::DETECTOR,
     processes::tracing::TRACED,
     processes::tracing::DISPATCHED,
 ];

@@ -10,7 +10,7 @@ use lynceus_scanners::{DETECTORS, Finding, Subject};
 use std::sync::Arc;
 
 /// What all detectors find, after the attack.
-fn findings(guest: &Hostile) -> Vec<Finding> {
+pub(crate) fn findings(guest: &Hostile) -> Vec<Finding> {
     let attached = guest.attach().expect("its kernel");
     let mut all = Vec::new();
     for detector in DETECTORS {

@@ -4,6 +4,7 @@
 //! answer, a typed error, or a result that says what it could not read. A decoy never wins silently.
 
 mod counts;
+mod credentials;
 mod hostile;
 mod integrity;
 mod lists;

@@ -20,6 +20,8 @@ pub struct Creds {
     pub caps: [u64; 5],
     /// Its user namespace.
     pub user_ns: Gva,
+    /// Address of its list of groups (`struct group_info`), which those share that did not set their own.
+    pub groups: Gva,
 }
 
 /// Members of credentials.
@@ -30,6 +32,7 @@ pub struct CredsLayout {
     gids: [Field; 4],
     caps: [Field; 5],
     user_ns: Field,
+    groups: Field,
     span: Span,
 }
 
@@ -45,10 +48,11 @@ impl CredsLayout {
             cred("cap_bset")?,
             cred("cap_ambient")?,
         ];
-        let user_ns = cred("user_ns")?;
-        let all: Vec<Field> = uids.iter().chain(&gids).chain(&caps).chain([&user_ns]).copied().collect();
+        let (user_ns, groups) = (cred("user_ns")?, cred("group_info")?);
+        let all: Vec<Field> =
+            uids.iter().chain(&gids).chain(&caps).chain([&user_ns, &groups]).copied().collect();
         let real_cred = profile.field("task_struct", "real_cred")?;
-        Ok(CredsLayout { real_cred, uids, gids, caps, user_ns, span: Span::of(&all) })
+        Ok(CredsLayout { real_cred, uids, gids, caps, user_ns, groups, span: Span::of(&all) })
     }
 }
 
@@ -58,8 +62,8 @@ impl View<'_> {
         let layout = self.kernel().layouts.creds.as_ref().map_err(Clone::clone)?;
         let at = Gva(self.integer(task.at, layout.real_cred)?);
         let cred = self.record(at, layout.span)?;
-        let mut creds =
-            Creds { at, uids: [0; 4], gids: [0; 4], caps: [0; 5], user_ns: cred.pointer(layout.user_ns)? };
+        let (user_ns, groups) = (cred.pointer(layout.user_ns)?, cred.pointer(layout.groups)?);
+        let mut creds = Creds { at, uids: [0; 4], gids: [0; 4], caps: [0; 5], user_ns, groups };
         // kuid_t, kgid_t and kernel_cap_t are structures around their number: the first bytes are it.
         for (to, field) in
             creds.uids.iter_mut().zip(layout.uids).chain(creds.gids.iter_mut().zip(layout.gids))

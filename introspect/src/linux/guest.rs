@@ -20,6 +20,7 @@ use super::net::NetLayout;
 use super::page_cache::PageCacheLayout;
 use super::path::PathLayout;
 use super::sockets::SocketsLayout;
+use super::started::StartedLayout;
 use super::tasks::TasksLayout;
 use super::time::TimeLayout;
 use super::tracing::TracingLayout;
@@ -58,6 +59,8 @@ pub struct Layouts {
     pub creds: Resolved<CredsLayout>,
     /// Their namespaces.
     pub namespaces: Resolved<NamespacesLayout>,
+    /// As whom they were started.
+    pub started: Resolved<StartedLayout>,
     /// Who traces them.
     pub tracing: Resolved<TracingLayout>,
     /// Their control groups.
@@ -114,6 +117,7 @@ impl Layouts {
             hunt: HuntLayout::resolve(profile),
             creds: CredsLayout::resolve(profile),
             namespaces: NamespacesLayout::resolve(profile),
+            started: StartedLayout::resolve(profile),
             tracing: TracingLayout::resolve(profile),
             cgroup: CgroupLayout::resolve(profile),
             mm: MmLayout::resolve(profile),
@@ -149,6 +153,7 @@ impl Layouts {
             ("hidden tasks", self.hunt.as_ref().err()),
             ("credentials", self.creds.as_ref().err()),
             ("namespaces", self.namespaces.as_ref().err()),
+            ("starts", self.started.as_ref().err()),
             ("tracing", self.tracing.as_ref().err()),
             ("control groups", self.cgroup.as_ref().err()),
             ("process memory", self.mm.as_ref().err()),

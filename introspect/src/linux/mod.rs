@@ -25,6 +25,7 @@ mod path;
 mod percpu;
 mod record;
 mod sockets;
+mod started;
 mod syscalls;
 mod tasks;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub use net::{Interface, InterfaceAddress, NetLayout, NetNamespace};
 pub use page_cache::{CachedFile, PageCacheLayout};
 pub use path::{PathAt, PathLayout, Reach};
 pub use sockets::{Endpoint, Owner, Protocol, Socket, SocketState, SocketsLayout};
+pub use started::{StartedAs, StartedLayout};
 pub use syscalls::Syscall;
 pub use tasks::{COMM_BYTES, Pid, Task, TasksLayout};
 pub use time::{Clocks, TimeLayout};

@@ -29,6 +29,7 @@ type Actor = (&'static str, &'static [&'static str], &'static [(&'static str, &'
 const ACTORS: &[Actor] = &[
     ("lab-plain", &["--alpha one", "--beta=two words"], &[("LAB_SECRET", "s3cr3t")]),
     ("lab-user", &[], &[]),
+    ("lab-session", &[], &[]),
     ("lab-caps", &[], &[]),
     ("lab-threads", &[], &[]),
     ("lab-zombie", &[], &[]),

@@ -10,12 +10,14 @@ pub(crate) mod hollowing;
 mod jit;
 mod places;
 pub(crate) mod preload;
+pub(crate) mod raised;
 pub(crate) mod tracing;
 
 pub use executable_memory::executable_memory;
 pub use executables::odd_executables;
 pub use hollowing::process_hollowing;
 pub use preload::preloaded_libraries;
+pub use raised::raised_credentials;
 pub use tracing::{dispatched, ptrace_links};
 
 use crate::{Finding, Subject};

@@ -21,6 +21,7 @@ pub(crate) type Held = Box<dyn Any>;
 pub(crate) fn run(name: &str, args: &[String]) -> ! {
     stand(match name {
         "lab-user" => people::user(),
+        "lab-session" => people::session(args),
         "lab-caps" => people::caps(),
         "lab-threads" => people::threads(),
         "lab-zombie" => people::zombie(),

@@ -5,10 +5,11 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use super::{Held, or_report};
+use crate::scenery::{spawn_reporting, wait_ready};
 use crate::sys;
 
 /// What [`title`] shows in place of its arguments: longer than they were, so that it runs on into the environment.
@@ -18,6 +19,21 @@ const TITLE: &str = "lab-title: rewritten, serving nobody [idle] and longer than
 pub(super) fn user() -> io::Result<Held> {
     sys::become_user(1000, 1000, &[4, 24, 27])?;
     Ok(Box::new(()))
+}
+
+/// A user's shell, and a command that it runs: programs that were started as a user.
+pub(super) fn session(args: &[String]) -> io::Result<Held> {
+    if args.is_empty() {
+        fs::hard_link("/init", "/lab/lab-command")?;
+        sys::become_user(1000, 1000, &[1000])?;
+        return Err(Command::new("/lab/lab-session").arg0("lab-session").arg("-i").exec());
+    }
+    let mut command = Command::new("/lab/lab-command");
+    let (ours, theirs) = sys::pipe()?;
+    let child = spawn_reporting(command.arg0("lab-command").stdin(Stdio::null()), theirs.as_raw_fd())?;
+    drop(theirs);
+    wait_ready("lab-command", ours);
+    Ok(Box::new(child))
 }
 
 /// Root with two capabilities left, a smaller bounding set, and no_new_privs.
