@@ -182,6 +182,11 @@ impl Guest {
         self.ask(&format!("FORK {seconds}")).map(drop)
     }
 
+    /// Starts the load of an ordinary busy system: shells, packages, containers, users, a compiler, a debugger.
+    pub fn busy(&self) -> Result<()> {
+        self.ask("BUSY").map(drop)
+    }
+
     /// Stops the guest's CPUs.
     pub fn stop(&self) -> Result<()> {
         self.qmp("stop", json!({})).map(drop)

@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod detect;
 mod fuzz;
 mod shell;
 mod test;
@@ -24,6 +25,8 @@ enum Chore {
     XenLab,
     /// Measure beside the peers and write docs/benchmarks.md
     Bench(bench::Args),
+    /// Attack guests of every kernel, find the attacks, and write docs/detection.md
+    DetectMatrix(detect::Args),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Args),
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Test { passed_on } => test::run_all(&passed_on),
         Chore::XenLab => xen_lab(),
         Chore::Bench(args) => bench::run_all(&args),
+        Chore::DetectMatrix(args) => detect::run_all(&args),
         Chore::Fuzz(args) => fuzz::run_all(&args),
     }
 }

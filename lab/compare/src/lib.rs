@@ -1,6 +1,7 @@
 //! All that we see in a guest against all that it told: nothing missing, nothing extra. What cannot be equal is named where it is
 //! left out. Used by the tests of the matrix on the host, and by those that run in a Xen service domain.
 
+pub mod detect;
 mod files;
 mod memory;
 mod net;

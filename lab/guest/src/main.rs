@@ -15,6 +15,7 @@ mod attacks;
 mod boot;
 mod bpf;
 mod capture;
+mod load;
 mod scenery;
 mod serve;
 mod storm;
@@ -34,6 +35,10 @@ fn main() {
         Some(name) if name.starts_with(attacks::PREFIX) => {
             attacks::run(name, args.get(1..).unwrap_or_default())
         }
+        Some(name) if name.starts_with(load::PREFIX) => load::run(name, args.get(1..).unwrap_or_default()),
+        // Installed under the name of what they play.
+        Some("node") => load::run("load-compiler", args.get(1..).unwrap_or_default()),
+        Some("strace") => load::run("load-debugger", args.get(1..).unwrap_or_default()),
         Some(name) => actors::run(name, args.get(1..).unwrap_or_default()),
         None => {}
     }

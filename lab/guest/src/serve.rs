@@ -10,6 +10,7 @@
 //! | `LOAD <path> [params]` | loads a kernel module |
 //! | `ATTACK <name>` | starts an attack ([`crate::attacks`]), answers when it stands |
 //! | `CEASE <name>` | ends it, answers when it is gone |
+//! | `BUSY` | starts the load of an ordinary busy system ([`crate::load`]) |
 //! | `FORK <seconds>` | starts witnesses and a storm, answers when the witnesses stand |
 //! | `QUIT` | no answer: power off |
 
@@ -20,7 +21,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
 use crate::attacks::Running;
-use crate::{capture, storm, sys};
+use crate::{capture, load, storm, sys};
 
 /// Unless the kernel's command line names another: `lynceus.port=hvc0` in a Xen domain, which has no serial ports.
 const PORT: &str = "ttyS1";
@@ -47,6 +48,7 @@ pub(crate) fn serve(notes: &[String]) -> io::Result<()> {
             "LOAD" => load(rest),
             "ATTACK" => attacks.start(rest).map(String::into_bytes).map_err(String::into_bytes),
             "CEASE" => attacks.end(rest).map(String::into_bytes).map_err(String::into_bytes),
+            "BUSY" => load::start().map(String::into_bytes).map_err(String::into_bytes),
             "FORK" => fork(rest),
             "QUIT" => return Ok(()),
             "" => continue,

@@ -238,6 +238,29 @@ pub(crate) fn sockaddr(address: SocketAddr) -> (libc::sockaddr_storage, libc::so
     (storage, len as libc::socklen_t)
 }
 
+/// Sends a copy of a descriptor to whoever reads from the other end of `socket`.
+pub(crate) fn send_descriptor(socket: &impl AsRawFd, fd: RawFd) -> io::Result<()> {
+    let mut byte = *b"x";
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // Room for a header and one descriptor, aligned as a header must be.
+    let mut control = [0u64; 8];
+    // SAFETY: all-zero bytes are a valid msghdr. It names live locals; the control buffer has room for one header and one
+    // descriptor, which the CMSG macros place in it.
+    unsafe {
+        let mut message: libc::msghdr = mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(mem::size_of::<RawFd>() as u32) as usize;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(mem::size_of::<RawFd>() as u32) as usize;
+        std::ptr::write_unaligned(libc::CMSG_DATA(header).cast(), fd);
+        check(libc::sendmsg(socket.as_raw_fd(), &message, 0))?;
+    }
+    Ok(())
+}
+
 /// `socket(2)`, closed on exec.
 pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: numbers only.

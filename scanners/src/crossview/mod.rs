@@ -12,13 +12,13 @@ use std::time::Duration;
 
 /// Looks that must agree before a running guest is accused: an object that is just being made or torn down is on one list and
 /// not yet on the other, for as long as the kernel holds a lock.
-const CONFIRMATIONS: u32 = 3;
+pub(crate) const CONFIRMATIONS: u32 = 3;
 /// Between two of these looks.
-const BETWEEN: Duration = Duration::from_millis(15);
+pub(crate) const BETWEEN: Duration = Duration::from_millis(15);
 
 /// What `look` finds each time it is called; once where memory stands still.
 /// `same` tells whether two looks' items are about the same thing.
-fn confirmed<T>(
+pub(crate) fn confirmed<T>(
     guest: &LinuxGuest,
     mut look: impl FnMut() -> Partial<T>,
     same: impl Fn(&T, &T) -> bool,

@@ -20,13 +20,15 @@ pub use preload::preloaded_libraries;
 pub use raised::raised_credentials;
 pub use tracing::{dispatched, ptrace_links};
 
+use crate::crossview::{BETWEEN, CONFIRMATIONS};
 use crate::{Finding, Subject};
 use lynceus_introspect::linux::{Entry, LinuxGuest, Map, Mm, Task, View, container_of};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::{GapReason, Partial};
+use lynceus_introspect::{GapReason, Partial, Stability};
 use std::collections::HashSet;
 
-/// What `judge` finds in each process that has memory of its own.
+/// What `judge` finds in each process that has memory of its own, every time it looks: a process that is just starting, ending, or
+/// being upgraded looks odd for an instant.
 fn each(
     guest: &LinuxGuest,
     options: &Options,
@@ -35,13 +37,34 @@ fn each(
     let mut found = Partial::default();
     let mut seen = HashSet::new();
     let listed = guest.observe(options, |view| view.processes()).result;
-    for (task, _) in found.absorb(listed) {
-        // Those that share their memory are one program.
-        if task.kthread || task.mm.is_null() || !seen.insert(task.mm) {
-            continue;
+    let mut tasks: Vec<Task> = found.absorb(listed).into_iter().map(|(task, _)| task).collect();
+    // Those that share their memory are one program.
+    tasks.retain(|task| !task.kthread && !task.mm.is_null() && seen.insert(task.mm));
+    let look = |task: &Task| guest.observe(options, |view| judged(view, task, &judge)).result;
+    let is_odd = |found: &Partial<Finding>| !found.items.is_empty() || !found.is_complete();
+    let mut suspects: Vec<(Task, Partial<Finding>)> = Vec::new();
+    for task in tasks {
+        let first = look(&task);
+        if is_odd(&first) {
+            suspects.push((task, first));
         }
-        let judged = guest.observe(options, |view| judged(view, &task, &judge)).result;
-        let items = found.absorb(judged);
+    }
+    let looks = if guest.memory().stability() == Stability::Frozen { 1 } else { CONFIRMATIONS };
+    for _ in 1..looks {
+        if suspects.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN);
+        for (task, before) in &mut suspects {
+            let again = look(task);
+            let still = |old: &Finding| again.items.iter().any(|new| new.subject == old.subject);
+            before.items.retain(still);
+            (before.gaps, before.more_gaps) = (again.gaps, again.more_gaps);
+        }
+        suspects.retain(|(_, found)| is_odd(found));
+    }
+    for (_, confirmed) in suspects {
+        let items = found.absorb(confirmed);
         found.items.extend(items);
     }
     found

@@ -3,6 +3,7 @@
 //! What it sees, and what evades it: [`DETECTOR`].
 
 use super::{each, places, subject};
+use crate::crossview::confirmed;
 use crate::{Detector, Finding, Limits, Severity, Subject};
 use lynceus_introspect::linux::{FileInfo, LinuxGuest, Mm, Task, View};
 use lynceus_introspect::observe::Options;
@@ -34,7 +35,8 @@ const SET_UID: u32 = 0o4000;
 /// Libraries that are preloaded from where none belongs, and a system-wide list of them.
 pub fn preloaded_libraries(guest: &LinuxGuest, options: &Options) -> Partial<Finding> {
     let mut found = each(guest, options, in_environment);
-    let everybody = guest.observe(options, for_everybody).result;
+    let look = || guest.observe(options, for_everybody).result;
+    let everybody = confirmed(guest, look, |a, b| a.subject == b.subject);
     let items = found.absorb(everybody);
     found.items.extend(items);
     found

@@ -1,0 +1,141 @@
+//! `cargo xtask detect-matrix`: every attack on every kernel, and looks at a busy ordinary system, written to `docs/detection.md`.
+
+use crate::shell::root;
+use anyhow::{Context, Result, bail};
+use lynceus_lab::attacks::ATTACKS;
+use lynceus_lab::{KernelVersion, Paging};
+use lynceus_lab_compare::detect::{self, Control, Outcome};
+use lynceus_scanners::DETECTORS;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Between two looks at the control guests.
+const BETWEEN: Duration = Duration::from_secs(3);
+/// Kernels of the control guests.
+const CONTROLS: [KernelVersion; 2] = [KernelVersion::V6_1, KernelVersion::V6_12];
+/// How the part on false alarms begins in the report, which only `--control` writes anew.
+const CONTROL_HEAD: &str = "## Control guests";
+const HEAD: &str = "\
+# Detection
+
+Made by `cargo xtask detect-matrix`. Each attack is a harmless program or module of our own (`lab/guest/src/attacks`, `lab/module`)
+that does to a disposable guest just what one detector must find. In one guest for each kernel the attacks are done one after the
+other: before each and after each nothing may be found, and while it is on exactly one finding, its detector's.
+
+The figures are the time that **all** detectors together took to look at the attacked guest, which runs under software emulation on
+the same machine meanwhile; a finding in a process is confirmed by two more looks, 15 ms apart.
+";
+
+/// Arguments of `cargo xtask detect-matrix`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Look at busy ordinary guests for so many minutes instead; there must be no finding
+    #[arg(long, value_name = "MINUTES")]
+    control: Option<u64>,
+}
+
+/// Runs the matrix, or the control guests, and writes the report. Anything but what is expected is an error, after the report.
+pub(crate) fn run_all(args: &Args) -> Result<()> {
+    lynceus_lab::packages::ensure(lynceus_lab::packages::ALL)?;
+    let old = std::fs::read_to_string(report()).unwrap_or_default();
+    let (matrix, control) = old.split_once(CONTROL_HEAD).unwrap_or((&old, ""));
+    let (matrix, control, wrong) = match args.control {
+        Some(minutes) => {
+            let (told, wrong) = controls(minutes)?;
+            (matrix.to_owned(), told, wrong)
+        }
+        None => {
+            let (told, wrong) = attacks()?;
+            (told, format!("{CONTROL_HEAD}{control}"), wrong)
+        }
+    };
+    std::fs::write(report(), format!("{}\n\n{}\n", matrix.trim_end(), control.trim_end()))?;
+    println!("written: {}", report().display());
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n"));
+    }
+    Ok(())
+}
+
+fn report() -> PathBuf {
+    root().join("docs/detection.md")
+}
+
+/// The report's tables of attacks and detectors, and what was not as expected.
+fn attacks() -> Result<(String, Vec<String>)> {
+    let mut columns = Vec::new();
+    for kernel in KernelVersion::ALL {
+        println!("attacking Linux {kernel}");
+        columns.push(detect::under_attack(kernel, Paging::Four).with_context(|| kernel.to_string())?);
+    }
+    let mut wrong = Vec::new();
+    let mut out = format!("{HEAD}\n## Attacks\n\n| attack | detector |");
+    KernelVersion::ALL.iter().for_each(|kernel| out += &format!(" {kernel} |"));
+    out += &format!("\n|---|---|{}\n", "---|".repeat(columns.len()));
+    for attack in ATTACKS {
+        write!(out, "| {} | `{}` |", attack.name, attack.detector)?;
+        for (kernel, outcomes) in KernelVersion::ALL.iter().zip(&columns) {
+            let outcome = outcomes.iter().find(|outcome| outcome.attack == attack);
+            wrong.extend(
+                outcome
+                    .filter(|outcome| !outcome.is_right())
+                    .map(|outcome| format!("{} on {kernel}: {outcome:#?}", attack.name)),
+            );
+            write!(out, " {} |", outcome.map_or_else(|| "–".to_owned(), cell))?;
+        }
+        out.push('\n');
+    }
+    out += "\n–: this kernel has nothing that could be attacked so.\n\n";
+    out += &detectors();
+    Ok((out, wrong))
+}
+
+fn cell(outcome: &Outcome) -> String {
+    let found = if outcome.is_right() { "found" } else { "**wrong**" };
+    format!("{found}, {} ms", outcome.took.as_millis())
+}
+
+/// All that is known of the detectors, as `lynceus explain` tells it.
+fn detectors() -> String {
+    let mut out = String::from(
+        "## Detectors\n\n| detector | technique | sees | evaded by | may be wrong about |\n|---|---|---|---|---|\n",
+    );
+    for detector in DETECTORS {
+        let limits = detector.limits;
+        let cells =
+            [limits.sees, limits.evaded_by, limits.false_positives].map(|text| text.replace('|', "\\|"));
+        out += &format!("| `{}` | {} | {} |\n", detector.name, detector.technique, cells.join(" | "));
+    }
+    out
+}
+
+/// The report's part on false alarms, and what was not as expected.
+fn controls(minutes: u64) -> Result<(String, Vec<String>)> {
+    let lasts = Duration::from_secs(minutes.saturating_mul(60));
+    let looking: Vec<_> = CONTROLS
+        .into_iter()
+        .map(|kernel| (kernel, std::thread::spawn(move || detect::control(kernel, lasts, BETWEEN))))
+        .collect();
+    let mut out = format!(
+        "{CONTROL_HEAD}\n\nBusy ordinary guests (`lab/guest/src/load`): shells, packages unpacked and programs replaced while they run, \
+         containers with and without user namespaces, set-uid programs, a compiler's code, a debugger, short connections, sockets on \
+         their way between processes. All detectors looked every {} s for {minutes} min.\n\n\
+         | kernel | looks | false alarms | looks with gaps | longest look |\n|---|---|---|---|---|\n",
+        BETWEEN.as_secs()
+    );
+    let mut wrong = Vec::new();
+    for (kernel, looking) in looking {
+        let control = looking.join().map_err(|_| anyhow::anyhow!("a look panicked"))?;
+        let Control { looks, with_gaps, alarms, longest } = control.with_context(|| kernel.to_string())?;
+        out += &format!(
+            "| {kernel} | {looks} | {} | {} | {} ms |\n",
+            alarms.len(),
+            with_gaps.0,
+            longest.as_millis()
+        );
+        println!("{kernel}: {looks} looks, {} false alarms, {with_gaps:?} with gaps", alarms.len());
+        wrong.extend(alarms.iter().map(|alarm| format!("{kernel}: false alarm: {alarm:#?}")));
+    }
+    Ok((out, wrong))
+}
