@@ -61,12 +61,19 @@ pub(super) fn run(output: Output, args: &ScanArgs) -> Result<Outcome> {
         for guest in &guests {
             outcome = outcome.and(scan(output, guest, &plan, &mut told)?);
         }
+        if let Some(cache) = &plan.cache {
+            cache.end_turn();
+        }
     }
     Ok(outcome)
 }
 
 fn plan(args: &ScanArgs) -> Result<Plan> {
-    let rules = if args.rules.is_empty() { Rules::none() } else { Rules::load(&args.rules)? };
+    let rules = match args.every {
+        _ if args.rules.is_empty() => Rules::none(),
+        Some(_) => Rules::load_for_rescans(&args.rules)?,
+        None => Rules::load(&args.rules)?,
+    };
     let hashes = args.hashes.as_deref().map(HashList::load).transpose()?;
     // A path or hashes alone ask for files.
     let files_alone = args.path.is_some() || args.rules.is_empty();

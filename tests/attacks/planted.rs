@@ -101,13 +101,15 @@ impl Planter {
         let gpa: BTreeMap<u64, Gpa> = pages.iter().map(|(_, at, gpa)| (at.0, *gpa)).collect();
         let at = move |address: u64| Gpa(gpa[&(address & !(PAGE - 1))].0 + address % PAGE);
         let all: Vec<Gva> = pages.iter().map(|(_, at, _)| *at).collect();
-        for page in all.iter().take(9) {
-            self.plant("heap", page.0 + 600, &at);
-        }
+        // How much there is differs from image to image.
         let neighbours = all.windows(2).filter(|two| two[1].0 == two[0].0 + PAGE);
-        for (cut, two) in neighbours.take(6).enumerate() {
-            self.plant("heap", two[1].0 - 5 - cut as u64, &at);
-        }
+        let mut places: Vec<u64> =
+            neighbours.take(6).enumerate().map(|(cut, two)| two[1].0 - 5 - cut as u64).collect();
+        assert!(places.len() > 2, "pages that are neighbours");
+        let inside =
+            [600, 1700, 2800, 3300].iter().flat_map(|offset| all.iter().map(move |page| page.0 + offset));
+        places.extend(inside);
+        places.iter().take(15).for_each(|address| self.plant("heap", *address, &at));
     }
 
     fn ram(&mut self) {

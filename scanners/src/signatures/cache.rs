@@ -10,13 +10,16 @@
 
 use super::engine::Hit;
 use super::fingerprint::{Digester, Fingerprint};
+use super::windows::Near;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What an entry costs beside its hits: key and value in the table, at its emptiest.
-const ENTRY_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 80;
 const HIT_BYTES: usize = 96;
+/// Turns after which what nobody asked for makes room.
+const MAX_AGE: u32 = 2;
 
 /// What is known of a region's content.
 #[derive(Clone, Default, Debug)]
@@ -32,28 +35,42 @@ pub(super) struct Known {
 pub struct ScanCache {
     digester: Digester,
     limit_bytes: usize,
-    generations: Mutex<Generations>,
+    tables: Mutex<Tables>,
 }
 
-/// Two halves: what is used moves to the younger one, and when that is full the older one is forgotten.
 #[derive(Default, Debug)]
-struct Generations {
-    young: HashMap<Fingerprint, Known>,
-    young_bytes: usize,
-    old: HashMap<Fingerprint, Known>,
-    old_bytes: usize,
+struct Tables {
+    regions: HashMap<Fingerprint, Entry<Known>>,
+    windows: HashMap<Fingerprint, Entry<Arc<[Near]>>>,
+    bytes: usize,
+    turn: u32,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    value: T,
+    /// When it was last asked for.
+    turn: u32,
 }
 
 impl ScanCache {
     /// An empty cache that holds at most so much. Its keys come from the host's random numbers.
     pub fn new(limit_bytes: usize) -> io::Result<ScanCache> {
-        Ok(ScanCache { digester: Digester::new()?, limit_bytes, generations: Mutex::default() })
+        Ok(ScanCache { digester: Digester::new()?, limit_bytes, tables: Mutex::default() })
     }
 
     /// Bytes that it holds, an upper estimate.
     pub fn len_bytes(&self) -> usize {
-        let known = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        known.young_bytes.saturating_add(known.old_bytes)
+        self.tables().bytes
+    }
+
+    /// All guests were scanned once more: what none of them had for some turns now makes room when room is needed.
+    pub fn end_turn(&self) {
+        let mut tables = self.tables();
+        tables.turn = tables.turn.saturating_add(1);
+        if tables.bytes > self.limit_bytes / 2 {
+            tables.forget_old();
+        }
     }
 
     pub(super) fn digester(&self) -> &Digester {
@@ -61,37 +78,70 @@ impl ScanCache {
     }
 
     pub(super) fn get(&self, key: Fingerprint) -> Option<Known> {
-        let mut known = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.young.get(&key) {
-            return Some(found.clone());
-        }
-        let found = known.old.remove(&key)?;
-        known.old_bytes = known.old_bytes.saturating_sub(cost(&found));
-        known.keep(key, found.clone(), self.limit_bytes / 2);
-        Some(found)
+        let mut tables = self.tables();
+        let turn = tables.turn;
+        let entry = tables.regions.get_mut(&key)?;
+        entry.turn = turn;
+        Some(entry.value.clone())
     }
 
     pub(super) fn put(&self, key: Fingerprint, value: Known) {
-        let mut known = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        known.keep(key, value, self.limit_bytes / 2);
+        let mut tables = self.tables();
+        let (bytes, turn) = (cost(&value), tables.turn);
+        if tables.bytes.saturating_add(bytes) <= self.limit_bytes {
+            tables.bytes = tables.bytes.saturating_add(bytes);
+            if let Some(before) = tables.regions.insert(key, Entry { value, turn }) {
+                tables.bytes = tables.bytes.saturating_sub(cost(&before.value));
+            }
+        }
+    }
+
+    /// The matches in windows, where they are known.
+    pub(super) fn windows(&self, keys: &[Fingerprint]) -> Vec<Option<Arc<[Near]>>> {
+        let mut tables = self.tables();
+        let turn = tables.turn;
+        let known = |key| {
+            let entry = tables.windows.get_mut(key)?;
+            entry.turn = turn;
+            Some(entry.value.clone())
+        };
+        keys.iter().map(known).collect()
+    }
+
+    pub(super) fn put_windows(&self, windows: Vec<(Fingerprint, Arc<[Near]>)>) {
+        let mut tables = self.tables();
+        let turn = tables.turn;
+        for (key, value) in windows {
+            let bytes = window_cost(&value);
+            if tables.bytes.saturating_add(bytes) > self.limit_bytes {
+                return;
+            }
+            tables.bytes = tables.bytes.saturating_add(bytes);
+            if let Some(before) = tables.windows.insert(key, Entry { value, turn }) {
+                tables.bytes = tables.bytes.saturating_sub(window_cost(&before.value));
+            }
+        }
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Generations {
-    fn keep(&mut self, key: Fingerprint, value: Known, limit: usize) {
-        let bytes = cost(&value);
-        if bytes > limit {
-            return;
-        }
-        if self.young_bytes.saturating_add(bytes) > limit {
-            self.old = std::mem::take(&mut self.young);
-            self.old_bytes = std::mem::take(&mut self.young_bytes);
-        }
-        self.young_bytes = self.young_bytes.saturating_add(bytes);
-        if let Some(before) = self.young.insert(key, value) {
-            self.young_bytes = self.young_bytes.saturating_sub(cost(&before));
-        }
+impl Tables {
+    fn forget_old(&mut self) {
+        let oldest = self.turn.saturating_sub(MAX_AGE);
+        self.regions.retain(|_, entry| entry.turn >= oldest);
+        self.windows.retain(|_, entry| entry.turn >= oldest);
+        let regions = self.regions.values().map(|entry| cost(&entry.value));
+        let windows = self.windows.values().map(|entry| window_cost(&entry.value));
+        self.bytes = regions.chain(windows).fold(0, usize::saturating_add);
     }
+}
+
+fn window_cost(places: &[Near]) -> usize {
+    // Without matches nothing is kept beside the entry but a count of its users.
+    ENTRY_BYTES.saturating_add(size_of_val(places)).saturating_add(16)
 }
 
 fn cost(known: &Known) -> usize {

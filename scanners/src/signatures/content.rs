@@ -4,8 +4,9 @@
 //! while they are in the processor's cache.
 //! *Never*: reads a page twice: what is digested is what is scanned, whatever the guest does meanwhile.
 
-use super::fingerprint::{Digester, Fingerprint};
+use super::fingerprint::{Digester, Fingerprint, PageDigest};
 use super::layout::{Layout, Part};
+use super::windows::Window;
 use boreal::memory::{FragmentedMemory, MemoryParams, Region as Fetched, RegionDescription};
 use lynceus_introspect::{AccessError, Gpa, GuestMemory, Gva, Partial};
 use std::ops::Range;
@@ -33,6 +34,8 @@ pub(super) struct Content {
     /// Bytes that came from the guest: a file's holes are not among them.
     present: u64,
     is_file: bool,
+    /// Digests of its pages, one after the other, where there is a digester.
+    digests: Vec<PageDigest>,
 }
 
 impl Content {
@@ -46,7 +49,8 @@ impl Content {
     ) -> Option<Fingerprint> {
         self.runs.clear();
         (self.used, self.present, self.is_file) = (0, 0, layout.is_file);
-        let mut digest = digester.map(Digester::begin);
+        let digests = std::mem::take(&mut self.digests);
+        let mut digest = digester.map(|digester| digester.begin(digests));
         let mut digested = 0;
         for part in &layout.parts {
             let mut done = 0;
@@ -67,7 +71,9 @@ impl Content {
         self.digest(&mut digest, digested, true);
         // Where the holes are is content as well.
         let runs = self.runs.iter().map(|run| (run.offset, run.place.len() as u64));
-        Some(digest.end(layout, runs))
+        let (fingerprint, digests) = digest.end(layout, runs);
+        self.digests = digests;
+        Some(fingerprint)
     }
 
     /// Digests whole pages from `from` on, and at the end what is left. Returns how far it came.
@@ -163,8 +169,56 @@ impl Content {
         part.unwrap_or_default()
     }
 
+    /// Where its runs lie.
+    pub(super) fn run_offsets(&self) -> impl Iterator<Item = Range<u64>> {
+        self.runs.iter().map(|run| run.offset..run.offset.saturating_add(run.place.len() as u64))
+    }
+
+    /// Its runs cut into windows of so many pages; none where pages were not digested one by one.
+    pub(super) fn windows(&self, pages: usize) -> Option<Vec<Window>> {
+        const PAGE: usize = PAGE_BYTES as usize;
+        let mut windows = Vec::new();
+        for (run, offsets) in self.runs.iter().zip(self.run_offsets()) {
+            if run.place.start % PAGE != 0 || self.digests.is_empty() || self.is_file {
+                return None;
+            }
+            let (first, count) = (run.place.start / PAGE, run.place.len().div_ceil(PAGE));
+            for at in (0..count).step_by(pages) {
+                let start = run.offset.saturating_add((at as u64).saturating_mul(PAGE_BYTES));
+                let end = start.saturating_add((pages as u64).saturating_mul(PAGE_BYTES)).min(offsets.end);
+                let page = first.saturating_add(at);
+                let pages = page..page.saturating_add(pages.min(count.saturating_sub(at)));
+                windows.push(Window { span: start..end, run: offsets.clone(), pages });
+            }
+        }
+        Some(windows)
+    }
+
+    /// What matches that begin in a window can depend on: itself, `around` bytes before it, and a page behind it.
+    pub(super) fn window_key(
+        &self,
+        digester: &Digester,
+        window: &Window,
+        around: u64,
+        rules: &[u8],
+    ) -> Fingerprint {
+        let Range { start, end } = window.span;
+        let is_last = end >= window.run.end;
+        let behind = if is_last { 0 } else { 1 };
+        let pages = window.pages.start..window.pages.end.saturating_add(behind);
+        let before = self.bytes(start.saturating_sub(around).max(window.run.start), start);
+        let len = end.saturating_sub(start).to_le_bytes();
+        let behind = window.run.end.saturating_sub(end).min(PAGE_BYTES).to_le_bytes();
+        digester.window(self.digests.get(pages).unwrap_or_default(), &[rules, before, &len, &behind])
+    }
+
     pub(super) fn fragments(&self) -> Fragments<'_> {
-        Fragments { content: self, next: 0 }
+        Fragments { content: self, only: None, next: 0 }
+    }
+
+    /// Parts of runs, as the engine searches them; what it reads afterwards it reads of all runs.
+    pub(super) fn parts<'c>(&'c self, only: &'c [Range<u64>]) -> Fragments<'c> {
+        Fragments { content: self, only: Some(only), next: 0 }
     }
 }
 
@@ -172,23 +226,41 @@ impl Content {
 #[derive(Debug)]
 pub(super) struct Fragments<'c> {
     content: &'c Content,
+    /// In the first pass, in which strings are searched for.
+    only: Option<&'c [Range<u64>]>,
     next: usize,
+}
+
+impl Fragments<'_> {
+    /// A run or part by its number.
+    fn piece(&self, index: usize) -> Option<Fetched<'_>> {
+        let (offset, mem) = match self.only {
+            Some(parts) => {
+                let part = parts.get(index)?;
+                (part.start, self.content.bytes(part.start, part.end))
+            }
+            None => {
+                let run = self.content.runs.get(index)?;
+                (run.offset, self.content.bytes.get(run.place.clone())?)
+            }
+        };
+        Some(Fetched { start: usize::try_from(offset).ok()?, mem })
+    }
 }
 
 impl FragmentedMemory for Fragments<'_> {
     fn next(&mut self, _: &MemoryParams) -> Option<RegionDescription> {
-        let run = self.content.runs.get(self.next)?;
+        let Fetched { start, mem } = self.piece(self.next)?;
+        let length = mem.len();
         self.next = self.next.saturating_add(1);
-        Some(RegionDescription { start: usize::try_from(run.offset).ok()?, length: run.place.len() })
+        Some(RegionDescription { start, length })
     }
 
     fn fetch(&mut self, _: &MemoryParams) -> Option<Fetched<'_>> {
-        let run = self.content.runs.get(self.next.checked_sub(1)?)?;
-        let mem = self.content.bytes.get(run.place.clone())?;
-        Some(Fetched { start: usize::try_from(run.offset).ok()?, mem })
+        self.piece(self.next.checked_sub(1)?)
     }
 
     fn reset(&mut self) {
-        self.next = 0;
+        (self.next, self.only) = (0, None);
     }
 }

@@ -3,8 +3,10 @@
 //! *Does*: hides which engine it is. *Trusts*: the engine's own checks of rules; nothing in the bytes.
 //! *Never*: lets a region take longer than its budget, or calls one that did clean.
 
+use super::cache::ScanCache;
 use super::content::Content;
-use super::rules;
+use super::finder::Finder;
+use super::{rules, windows};
 use boreal::Scanner;
 use boreal::scanner::{EvaluatedRule, FragmentedScanMode, ScanError, ScanParams};
 use std::collections::HashMap;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Matches of one string that are counted: what `#a` can reach at most.
-const MAX_COUNTED: u32 = 1_000;
+pub(super) const MAX_COUNTED: u32 = 10_000;
 /// Strings of one rule that a verdict keeps, and matches of one string.
 const MAX_STRINGS: usize = 16;
 const MAX_MATCHES: usize = 64;
@@ -81,8 +83,20 @@ pub(super) enum Cut {
 
 /// Scans by rules that it has compiled.
 pub(super) trait ScanEngine: Send + Sync + std::fmt::Debug {
-    /// Scans one region. Matches that begin at `own_bytes` or behind are another region's.
-    fn scan(&self, content: &Content, externals: &Externals, own_bytes: u64, budget: Duration) -> Verdict;
+    /// Scans one region. Matches that begin at `own_bytes` or behind are another region's. With a cache, parts of the region that
+    /// were searched before need not be searched again.
+    fn scan(
+        &self,
+        content: &Content,
+        externals: &Externals,
+        own_bytes: u64,
+        budget: Duration,
+        cache: Option<&ScanCache>,
+    ) -> Verdict;
+
+    /// Finds its strings alone.
+    #[cfg(test)]
+    fn finder(&self) -> Option<&Finder>;
 }
 
 /// boreal.
@@ -90,10 +104,13 @@ pub(super) trait ScanEngine: Send + Sync + std::fmt::Debug {
 pub(super) struct Boreal {
     scanner: Scanner,
     rules: HashMap<(String, String), Arc<About>>,
+    digest: [u8; blake3::OUT_LEN],
+    /// Made where parts of regions are to be known again.
+    finder: Option<Finder>,
 }
 
 impl Boreal {
-    pub(super) fn new(scanner: Scanner) -> Boreal {
+    pub(super) fn new(scanner: Scanner, digest: [u8; blake3::OUT_LEN], finder: Option<Finder>) -> Boreal {
         let about = |rule: boreal::scanner::RuleDetails<'_>| {
             let about = About {
                 name: rule.name.to_owned(),
@@ -104,7 +121,7 @@ impl Boreal {
             ((about.namespace.clone(), about.name.clone()), Arc::new(about))
         };
         let rules = scanner.rules().map(about).collect();
-        Boreal { scanner, rules }
+        Boreal { scanner, rules, digest, finder }
     }
 
     pub(super) fn about(&self) -> &HashMap<(String, String), Arc<About>> {
@@ -144,7 +161,19 @@ pub(super) fn hit<'s>(
 }
 
 impl ScanEngine for Boreal {
-    fn scan(&self, content: &Content, externals: &Externals, own_bytes: u64, budget: Duration) -> Verdict {
+    #[cfg(test)]
+    fn finder(&self) -> Option<&Finder> {
+        self.finder.as_ref()
+    }
+
+    fn scan(
+        &self,
+        content: &Content,
+        externals: &Externals,
+        own_bytes: u64,
+        budget: Duration,
+        cache: Option<&ScanCache>,
+    ) -> Verdict {
         // Bytes of matches are taken from the region; regions begin at offset 0, so conditions on offsets hold in all of them.
         let params = ScanParams::default()
             .compute_full_matches(true)
@@ -162,7 +191,13 @@ impl ScanEngine for Boreal {
             }
             scanner.scan_mem(content.all())
         } else {
-            scanner.scan_fragmented(content.fragments())
+            let finder = self.finder.as_ref().zip(cache);
+            let fragments = finder
+                .and_then(|(finder, cache)| windows::fragments(content, finder, &self.digest, cache, budget));
+            match &fragments {
+                Some(fragments) => scanner.scan_fragmented(content.parts(fragments)),
+                None => scanner.scan_fragmented(content.fragments()),
+            }
         };
         let (result, cut) = match result {
             Ok(result) => (result, None),

@@ -10,15 +10,20 @@ use super::layout::Layout;
 use std::io::Read;
 
 const PAGE_BYTES: usize = 4096;
-const PAGE_WORDS: usize = PAGE_BYTES / 8;
+const PAGE_PAIRS: usize = PAGE_BYTES / 16;
 
 /// What stands for a region's content, its layout, and how it is scanned.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Fingerprint(u128);
 
+/// What stands for a page's content.
+pub(super) type PageDigest = [u128; 2];
+
 /// The keys of one process, made at random.
 pub(super) struct Digester {
-    page_key: Vec<u64>,
+    page_key: Vec<[u64; 2]>,
+    /// A quarter of a guest's pages and more are zero: theirs is known.
+    zero_page: PageDigest,
     region_key: [u8; blake3::KEY_LEN],
 }
 
@@ -40,15 +45,34 @@ impl Digester {
         let mut region_key = [0; blake3::KEY_LEN];
         stream.fill(&mut region_key);
         let mut bytes = [0; 8];
-        let page_key = std::iter::repeat_with(|| {
+        let mut word = || {
             stream.fill(&mut bytes);
             u64::from_le_bytes(bytes)
-        });
-        Digester { page_key: page_key.take(PAGE_WORDS + 2).collect(), region_key }
+        };
+        let page_key: Vec<[u64; 2]> =
+            std::iter::repeat_with(|| [word(), word()]).take(PAGE_PAIRS.saturating_add(1)).collect();
+        let products = page_key.iter().map(|[a, b]| u128::from(*a).wrapping_mul(u128::from(*b)));
+        let sum = |products: &mut dyn Iterator<Item = u128>| products.fold(0, u128::wrapping_add);
+        let zero_page =
+            [sum(&mut products.clone().take(PAGE_PAIRS)), sum(&mut products.skip(1).take(PAGE_PAIRS))];
+        Digester { page_key, zero_page, region_key }
     }
 
-    pub(super) fn begin(&self) -> Digest<'_> {
-        Digest { digester: self, pages: Vec::new() }
+    /// Begins a digest, in memory of an earlier one.
+    pub(super) fn begin(&self, mut pages: Vec<PageDigest>) -> Digest<'_> {
+        pages.clear();
+        Digest { digester: self, pages }
+    }
+
+    /// Digests what a window's matches depend on.
+    pub(super) fn window(&self, pages: &[PageDigest], circumstances: &[&[u8]]) -> Fingerprint {
+        let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
+        hasher.update(b"window").update(&(pages.len() as u64).to_le_bytes());
+        update_pages(&mut hasher, pages);
+        for part in circumstances {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        short(&hasher)
     }
 
     /// Makes a fingerprint that holds for certain circumstances only.
@@ -62,20 +86,21 @@ impl Digester {
     }
 
     /// NH over a page of [`PAGE_BYTES`], with the key and with the key shifted by two words.
-    fn page(&self, page: &[u8]) -> [u128; 2] {
+    fn page(&self, page: &[u8]) -> PageDigest {
+        let (pairs, _) = page.as_chunks::<16>();
+        let Some((_, shifted)) = self.page_key.split_first() else { return [0; 2] };
+        if pairs.iter().all(|pair| *pair == [0; 16]) {
+            return self.zero_page;
+        }
         let (mut one, mut two) = (0u128, 0u128);
-        let shifted = self.page_key.iter().skip(2);
-        let mut keys = self.page_key.iter().zip(shifted);
-        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
-        for pair in page.chunks_exact(16) {
-            let (first, second) = pair.split_at(8);
-            let (first, second) = (word(first), word(second));
-            let (Some((a, c)), Some((b, d))) = (keys.next(), keys.next()) else { break };
-            let product = |k: u64, l: u64| {
-                u128::from(first.wrapping_add(k)).wrapping_mul(u128::from(second.wrapping_add(l)))
+        for ((pair, key), next_key) in pairs.iter().zip(&self.page_key).zip(shifted) {
+            let both = u128::from_le_bytes(*pair);
+            let (low, high) = (both as u64, (both >> 64) as u64);
+            let product = |[a, b]: [u64; 2]| {
+                u128::from(low.wrapping_add(a)).wrapping_mul(u128::from(high.wrapping_add(b)))
             };
-            one = one.wrapping_add(product(*a, *b));
-            two = two.wrapping_add(product(*c, *d));
+            one = one.wrapping_add(product(*key));
+            two = two.wrapping_add(product(*next_key));
         }
         [one, two]
     }
@@ -84,7 +109,7 @@ impl Digester {
 /// A digest that is being made.
 pub(super) struct Digest<'d> {
     digester: &'d Digester,
-    pages: Vec<u8>,
+    pages: Vec<PageDigest>,
 }
 
 impl Digest<'_> {
@@ -92,24 +117,23 @@ impl Digest<'_> {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         let mut pages = bytes.chunks_exact(PAGE_BYTES);
         for page in pages.by_ref() {
-            self.page(page);
+            self.pages.push(self.digester.page(page));
         }
         // The end: its length is told by the runs.
         if !pages.remainder().is_empty() {
             let mut page = [0; PAGE_BYTES];
             let rest = pages.remainder();
             page.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            self.page(&page);
+            self.pages.push(self.digester.page(&page));
         }
     }
 
-    fn page(&mut self, page: &[u8]) {
-        for half in self.digester.page(page) {
-            self.pages.extend_from_slice(&half.to_le_bytes());
-        }
-    }
-
-    pub(super) fn end(self, layout: &Layout, runs: impl Iterator<Item = (u64, u64)>) -> Fingerprint {
+    /// The region's fingerprint, and the digests of its pages.
+    pub(super) fn end(
+        self,
+        layout: &Layout,
+        runs: impl Iterator<Item = (u64, u64)>,
+    ) -> (Fingerprint, Vec<PageDigest>) {
         let mut hasher = blake3::Hasher::new_keyed(&self.digester.region_key);
         hasher.update(b"region").update(&[u8::from(layout.is_file)]);
         for number in [layout.region_bytes(), layout.own_bytes] {
@@ -118,8 +142,20 @@ impl Digest<'_> {
         for (offset, len) in runs {
             hasher.update(&offset.to_le_bytes()).update(&len.to_le_bytes());
         }
-        hasher.update(&self.pages).update(&(self.pages.len() as u64).to_le_bytes());
-        short(&hasher)
+        update_pages(&mut hasher, &self.pages);
+        hasher.update(&(self.pages.len() as u64).to_le_bytes());
+        (short(&hasher), self.pages)
+    }
+}
+
+fn update_pages(hasher: &mut blake3::Hasher, pages: &[PageDigest]) {
+    // The hash is fastest with much at a time.
+    let mut bytes = [0; 4096];
+    for pages in pages.chunks(bytes.len() / 32) {
+        let halves = pages.iter().flatten();
+        let (places, _) = bytes.as_chunks_mut::<16>();
+        places.iter_mut().zip(halves).for_each(|(place, half)| *place = half.to_le_bytes());
+        hasher.update(bytes.get(..pages.len().saturating_mul(32)).unwrap_or_default());
     }
 }
 
@@ -127,4 +163,71 @@ fn short(hasher: &blake3::Hasher) -> Fingerprint {
     let mut bytes = [0; 16];
     hasher.finalize_xof().fill(&mut bytes);
     Fingerprint(u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    fn digest(digester: &Digester, bytes: &[u8]) -> Vec<PageDigest> {
+        let mut digest = digester.begin(Vec::new());
+        digest.update(bytes);
+        digest.pages
+    }
+
+    /// NH as it is defined, word by word.
+    fn reference(digester: &Digester, page: &[u8], shift: usize) -> u128 {
+        let key: Vec<u64> = digester.page_key.iter().flatten().copied().collect();
+        let words: Vec<u64> =
+            page.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes"))).collect();
+        let sum = |index: usize| {
+            let word = |index: usize| u128::from(words[index].wrapping_add(key[index + shift]));
+            word(2 * index).wrapping_mul(word(2 * index + 1))
+        };
+        (0..words.len() / 2).map(sum).fold(0, u128::wrapping_add)
+    }
+
+    #[test]
+    fn pages_are_hashed_as_nh_is_defined() {
+        let digester = Digester::of_seed(&[7; 32]);
+        let page: Vec<u8> = (0..PAGE_BYTES).map(|n| ((n * n) >> 3) as u8).collect();
+        for page in [page, vec![0; PAGE_BYTES], vec![0xff; PAGE_BYTES]] {
+            let expected = [0, 2].map(|shift| reference(&digester, &page, shift));
+            assert_eq!(digest(&digester, &page), [expected]);
+        }
+    }
+
+    #[test]
+    fn every_bit_every_key_and_every_circumstance_counts() {
+        let (one, other) = (Digester::of_seed(&[1; 32]), Digester::of_seed(&[2; 32]));
+        let page = vec![0x5a; PAGE_BYTES];
+        let known = digest(&one, &page);
+        assert_ne!(known, digest(&other, &page));
+        for bit in (0..PAGE_BYTES * 8).step_by(37) {
+            let mut changed = page.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let halves = (digest(&one, &changed)[0], known[0]);
+            assert!(halves.0[0] != halves.1[0] && halves.0[1] != halves.1[1], "bit {bit}");
+        }
+        let layout = Layout { end: 8192, own_bytes: 8192, ..Layout::default() };
+        let of = |layout: &Layout, runs: &[(u64, u64)]| {
+            let mut digest = one.begin(Vec::new());
+            digest.update(&page);
+            digest.end(layout, runs.iter().copied()).0
+        };
+        let first = of(&layout, &[(0, 4096)]);
+        assert_ne!(first, of(&layout, &[(4096, 4096)]), "where it lies");
+        assert_ne!(first, of(&Layout { is_file: true, ..layout.clone() }, &[(0, 4096)]));
+        assert_ne!(first, of(&Layout { own_bytes: 4096, ..layout.clone() }, &[(0, 4096)]));
+        assert_eq!(first, of(&Layout { start: 8192, end: 16384, ..layout.clone() }, &[(0, 4096)]));
+        assert_ne!(one.within(first, &[b"ab", b"c"]), one.within(first, &[b"a", b"bc"]));
+    }
+
+    #[test]
+    fn keys_are_made_anew() {
+        let [one, other] = [(); 2].map(|()| Digester::new().expect("random numbers"));
+        assert_ne!(one.page_key, other.page_key);
+        assert_eq!(format!("{one:?}"), "Digester", "keys are not printed");
+    }
 }

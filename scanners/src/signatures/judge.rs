@@ -133,7 +133,8 @@ impl Bench<'_> {
             BUDGET.saturating_add(Duration::from_millis(bytes.saturating_mul(1000) / BYTES_A_SECOND));
         let halvings = (self.cut.load(Ordering::Relaxed) / PATIENCE).min(MAX_HALVINGS);
         let budget = budget / 2u32.saturating_pow(halvings);
-        let verdict = self.rules.engine().scan(content, &job.externals, job.layout.own_bytes, budget);
+        let verdict =
+            self.rules.engine().scan(content, &job.externals, job.layout.own_bytes, budget, self.cache);
         if matches!(verdict.cut, Some(Cut::Budget(_))) {
             self.cut.fetch_add(1, Ordering::Relaxed);
         }

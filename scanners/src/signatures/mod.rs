@@ -17,12 +17,17 @@
 mod cache;
 mod content;
 mod engine;
+mod finder;
 mod fingerprint;
 mod hashes;
 mod judge;
 mod layout;
 mod paths;
 mod pool;
+mod reach;
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod rescan_tests;
 mod rules;
 mod served;
 mod tell;
@@ -30,6 +35,7 @@ mod tell;
 #[allow(clippy::indexing_slicing)]
 mod tests;
 mod walk;
+mod windows;
 
 pub use cache::ScanCache;
 pub use hashes::{BadLine, HashList, HashesError, Listed};

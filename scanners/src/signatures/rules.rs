@@ -4,6 +4,7 @@
 //! file of more than [`MAX_FILE_BYTES`].
 
 use super::engine::{Boreal, ScanEngine};
+use super::finder::Finder;
 use super::served::{self, Unserved};
 use boreal::compiler::{Compiler, CompilerBuilder, CompilerParams};
 use boreal::{Metadata, MetadataValue, Scanner};
@@ -74,6 +75,15 @@ struct Source {
 impl Rules {
     /// Compiles rule files; of a folder all those below it that end in `.yar` or `.yara`.
     pub fn load(paths: &[PathBuf]) -> Result<Rules, RulesError> {
+        Rules::compile(paths, false)
+    }
+
+    /// The same, with what it takes to scan regions again of which little changed.
+    pub fn load_for_rescans(paths: &[PathBuf]) -> Result<Rules, RulesError> {
+        Rules::compile(paths, true)
+    }
+
+    fn compile(paths: &[PathBuf], for_rescans: bool) -> Result<Rules, RulesError> {
         let mut files = Vec::new();
         for path in paths {
             find(path, true, &mut files)?;
@@ -104,16 +114,16 @@ impl Rules {
         }
         match (good.len(), bad.first()) {
             (0, Some(first)) => Err(RulesError::AllBad(first.clone())),
-            _ => Ok(Rules::of(all.finalize(), &good, bad)),
+            _ => Ok(Rules::of(all.finalize(), &good, bad, for_rescans)),
         }
     }
 
     /// No rules: for looking at hashes alone.
     pub fn none() -> Rules {
-        Rules::of(compiler().finalize(), &[], Vec::new())
+        Rules::of(compiler().finalize(), &[], Vec::new(), false)
     }
 
-    fn of(scanner: Scanner, sources: &[Source], bad: Vec<BadRules>) -> Rules {
+    fn of(scanner: Scanner, sources: &[Source], bad: Vec<BadRules>, for_rescans: bool) -> Rules {
         let mut digest = blake3::Hasher::new();
         let (mut unserved, mut asks_for_names) = (Vec::new(), false);
         for source in sources {
@@ -126,7 +136,10 @@ impl Rules {
                 unserved.extend(served::unserved(&source.namespace, &file));
             }
         }
-        let engine = Boreal::new(scanner);
+        let digest: [u8; blake3::OUT_LEN] = digest.finalize().into();
+        // Half as long again to compile: the strings of all rules once more.
+        let finder = for_rescans.then(|| Finder::new(sources.iter().map(|source| &*source.text))).flatten();
+        let engine = Boreal::new(scanner, digest, finder);
         Rules {
             count: engine.about().len(),
             engine: Box::new(engine),
@@ -134,7 +147,7 @@ impl Rules {
             bad,
             unserved,
             asks_for_names,
-            digest: digest.finalize().into(),
+            digest,
         }
     }
 
@@ -165,6 +178,11 @@ impl Rules {
 
     pub(super) fn engine(&self) -> &dyn ScanEngine {
         &*self.engine
+    }
+
+    #[cfg(test)]
+    pub(super) fn finder(&self) -> Option<&Finder> {
+        self.engine.finder()
     }
 
     pub(super) fn asks_for_names(&self) -> bool {
@@ -215,7 +233,7 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
 }
 
-fn compiler() -> Compiler {
+pub(super) fn compiler() -> Compiler {
     let mut compiler = CompilerBuilder::new().build();
     compiler
         .set_params(CompilerParams::default().disable_unknown_escape_warning(true).disable_includes(true));

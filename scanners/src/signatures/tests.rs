@@ -210,7 +210,7 @@ fn scan_bytes(rules: &Rules, bytes: &[u8]) -> engine::Verdict {
     layout.parts.push(layout::Part { offset: 0, gpa: Gpa(0), len: layout.end });
     content.fill(&memory, &layout, None, &mut Partial::<()>::default());
     let budget = std::time::Duration::from_secs(60);
-    rules.engine().scan(&content, &engine::Externals::default(), layout.own_bytes, budget)
+    rules.engine().scan(&content, &engine::Externals::default(), layout.own_bytes, budget, None)
 }
 
 fn names(verdict: &engine::Verdict) -> Vec<&str> {
@@ -218,13 +218,13 @@ fn names(verdict: &engine::Verdict) -> Vec<&str> {
 }
 
 /// RAM that is a piece of memory.
-struct Flat {
+pub(super) struct Flat {
     bytes: Vec<u8>,
     ram: [GpaRange; 1],
 }
 
 impl Flat {
-    fn new(bytes: &[u8]) -> Flat {
+    pub(super) fn new(bytes: &[u8]) -> Flat {
         let ram = [GpaRange { start: Gpa(0), len_bytes: bytes.len() as u64 }];
         Flat { bytes: bytes.to_vec(), ram }
     }

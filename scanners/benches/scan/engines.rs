@@ -1,0 +1,51 @@
+//! The engines' own speed, on the same bytes in one flat buffer.
+
+use boreal::compiler::{CompilerBuilder, CompilerParams};
+use boreal::scanner::ScanParams;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const EXTERNALS: [&str; 5] = ["filename", "filepath", "extension", "filetype", "owner"];
+const ROUNDS: usize = 7;
+
+/// Scans the buffer with each engine that there is.
+pub(crate) fn flat(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
+    let mut compiler = CompilerBuilder::new().build();
+    compiler.set_params(CompilerParams::default().disable_unknown_escape_warning(true));
+    EXTERNALS.iter().for_each(|name| _ = compiler.define_symbol(name, ""));
+    for (number, file) in files(rules).iter().enumerate() {
+        compiler.add_rules_str_in_namespace(text(file), number.to_string()).expect("rules that compile");
+    }
+    let mut scanner = compiler.finalize();
+    scanner.set_scan_params(ScanParams::default().compute_full_matches(true).process_memory(true));
+    line("boreal, flat buffer", fastest(|| drop(std::hint::black_box(scanner.scan_mem(bytes)))));
+}
+
+pub(crate) fn fastest(mut work: impl FnMut()) -> f64 {
+    let mut rounds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let started = Instant::now();
+            work();
+            started.elapsed().as_nanos() as f64
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds[0]
+}
+
+fn text(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).expect("a rule file")).into_owned()
+}
+
+/// Rule files, of a folder all those below it.
+fn files(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    entries.sort();
+    let is_rules =
+        |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|e| e == "yar" || e == "yara");
+    entries.iter().filter(|path| is_rules(path)).flat_map(|path| files(path)).collect()
+}

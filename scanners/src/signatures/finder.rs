@@ -1,0 +1,181 @@
+//! The strings of rules without their conditions: where each of them matches.
+//!
+//! *Does*: compiles beside the rules themselves one rule for each of them whose condition is `any of them`, and beside those again the
+//! strings whose matches may reach far. *Trusts*: nothing that it has not read back: strings that do not come out of the parser as
+//! they went in make it useless, and then it is not used.
+
+use super::content::{Content, Fragments};
+use super::engine::MAX_COUNTED;
+use super::reach::reach;
+use super::rules::compiler;
+use boreal::Scanner;
+use boreal::scanner::{EvaluatedRule, FragmentedScanMode, ScanParams};
+use boreal_parser::file::{YaraFile, YaraFileComponent};
+use boreal_parser::rule::{Rule, VariableDeclaration};
+use std::fmt::Write;
+use std::ops::Range;
+use std::time::Duration;
+
+/// A match that is not longer depends on no more than a few of those around it, and all of these lie within a page.
+const MAX_NEAR_BYTES: u64 = 1024;
+
+/// A match of a string.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// Which string, over all rules.
+    pub(super) string: u32,
+}
+
+/// Finds strings.
+#[derive(Debug)]
+pub(super) struct Finder {
+    all: Scanner,
+    far: Option<Scanner>,
+    /// For each rule with strings, the number of its first string.
+    first: Vec<u32>,
+    is_far: Vec<bool>,
+}
+
+impl Finder {
+    /// The strings of these rule files; none if that cannot be done for all of them.
+    pub(super) fn new<'s>(texts: impl Iterator<Item = &'s str>) -> Option<Finder> {
+        let (mut all, mut far) = (String::new(), String::new());
+        let (mut first, mut is_far) = (Vec::new(), Vec::new());
+        for text in texts {
+            let file = boreal_parser::parse(text).ok()?;
+            for rule in rules(&file).filter(|rule| !rule.variables.is_empty()) {
+                let reaches =
+                    rule.variables.iter().map(|s| reach(s).is_none_or(|reach| reach > MAX_NEAR_BYTES));
+                let reaches: Vec<bool> = reaches.collect();
+                let strings: Vec<String> = rule
+                    .variables
+                    .iter()
+                    .enumerate()
+                    .map(|(index, s)| bare(text, index, s))
+                    .collect::<Option<_>>()?;
+                write_rule(&mut all, first.len(), strings.iter());
+                let far_ones =
+                    strings.iter().zip(&reaches).filter(|(_, far)| **far).map(|(string, _)| string);
+                write_rule(&mut far, first.len(), far_ones);
+                first.push(u32::try_from(is_far.len()).ok()?);
+                is_far.extend(reaches);
+            }
+        }
+        let far = if far.is_empty() { None } else { Some(compile(&far)?) };
+        Some(Finder { all: compile(&all)?, far, first, is_far })
+    }
+
+    pub(super) fn is_far(&self, string: u32) -> bool {
+        usize::try_from(string).ok().and_then(|index| self.is_far.get(index)).copied().unwrap_or(true)
+    }
+
+    /// Every match in parts of a region; none if there are too many to be sure of all, or too little time.
+    pub(super) fn all(
+        &self,
+        content: &Content,
+        parts: &[Range<u64>],
+        budget: Duration,
+    ) -> Option<Vec<Place>> {
+        self.find(&self.all, content.parts(parts), budget)
+    }
+
+    /// Every match of a string that may reach far, in all of a region.
+    pub(super) fn far(&self, content: &Content, budget: Duration) -> Option<Vec<Place>> {
+        match &self.far {
+            Some(far) => self.find(far, content.fragments(), budget),
+            None => Some(Vec::new()),
+        }
+    }
+
+    fn find(&self, scanner: &Scanner, parts: Fragments<'_>, budget: Duration) -> Option<Vec<Place>> {
+        let params = ScanParams::default()
+            .compute_full_matches(true)
+            .match_max_length(0)
+            .string_max_nb_matches(MAX_COUNTED)
+            .timeout_duration(Some(budget))
+            .fragmented_scan_mode(FragmentedScanMode::fast());
+        let mut scanner = scanner.clone();
+        scanner.set_scan_params(params);
+        let result = scanner.scan_fragmented(parts).ok()?;
+        let mut places = Vec::new();
+        for rule in &result.rules {
+            self.places(rule, &mut places)?;
+        }
+        places.sort_unstable();
+        Some(places)
+    }
+
+    fn places(&self, rule: &EvaluatedRule<'_>, places: &mut Vec<Place>) -> Option<()> {
+        let number: usize = rule.name.strip_prefix('r')?.parse().ok()?;
+        let first = *self.first.get(number)?;
+        for string in &rule.matches {
+            // The engine stopped to count.
+            if string.matches.len() >= MAX_COUNTED as usize {
+                return None;
+            }
+            let index: u32 = string.name.strip_prefix('s')?.parse().ok()?;
+            let string_number = first.checked_add(index)?;
+            places.extend(string.matches.iter().map(|found| Place {
+                offset: (found.base as u64).saturating_add(found.offset as u64),
+                len: found.length as u64,
+                string: string_number,
+            }));
+        }
+        Some(())
+    }
+}
+
+fn rules(file: &YaraFile) -> impl Iterator<Item = &Rule> {
+    file.components.iter().filter_map(|component| match component {
+        YaraFileComponent::Rule(rule) => Some(&**rule),
+        _ => None,
+    })
+}
+
+fn write_rule<'s>(text: &mut String, number: usize, strings: impl Iterator<Item = &'s String>) {
+    let strings: Vec<&str> = strings.map(String::as_str).collect();
+    if !strings.is_empty() {
+        let _ =
+            writeln!(text, "rule r{number} {{ strings:\n{}\ncondition: any of them }}", strings.join("\n"));
+    }
+}
+
+fn compile(text: &str) -> Option<Scanner> {
+    let mut compiler = compiler();
+    compiler.add_rules_str(text).ok()?;
+    Some(compiler.finalize())
+}
+
+/// A string's declaration with a number for a name, and public. Read back, it must be what it was.
+fn bare(text: &str, index: usize, string: &VariableDeclaration) -> Option<String> {
+    let declared = text.get(string.span.clone())?;
+    let (_, value) = declared.split_once('=')?;
+    let mut value = value.to_owned();
+    if string.modifiers.private {
+        let at = value.rfind("private")?;
+        value.replace_range(at..at.saturating_add("private".len()), "");
+    }
+    let bare = format!("$s{index} = {value}");
+    let read = boreal_parser::parse(&format!("rule r {{ strings: {bare}\ncondition: any of them }}")).ok()?;
+    let [read] = &rules(&read).next()?.variables[..] else { return None };
+    let mut modifiers = string.modifiers.clone();
+    modifiers.private = false;
+    // Where a regular expression stands in its file is part of what the parser gives.
+    let same = reach(read) == reach(string) && same_value(&read.value, &string.value);
+    (same && read.modifiers == modifiers && read.name == format!("s{index}")).then_some(bare)
+}
+
+fn same_value(
+    one: &boreal_parser::rule::VariableDeclarationValue,
+    other: &boreal_parser::rule::VariableDeclarationValue,
+) -> bool {
+    use boreal_parser::rule::VariableDeclarationValue::Regex;
+    match (one, other) {
+        (Regex(one), Regex(other)) => {
+            one.case_insensitive == other.case_insensitive && one.dot_all == other.dot_all
+        }
+        _ => one == other,
+    }
+}

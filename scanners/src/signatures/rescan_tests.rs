@@ -1,0 +1,232 @@
+//! Scans that know parts of a region from before say exactly what full scans say, whatever was written in between.
+
+use super::cache::ScanCache;
+use super::content::Content;
+use super::engine::{Externals, Verdict};
+use super::layout::{Layout, Part};
+use super::tests::Flat;
+use super::{Rules, windows};
+use lynceus_introspect::{Gpa, Partial};
+use proptest::prelude::*;
+use std::time::Duration;
+
+const PAGE: usize = 4096;
+const PAGES: usize = 40;
+const BUDGET: Duration = Duration::from_secs(600);
+
+/// Strings and conditions of every kind.
+const RULES: &str = r#"
+import "elf"
+private rule inner { strings: $a = "inner-needle" private condition: $a }
+rule plain { strings: $a = "alpha-needle" condition: $a }
+rule wide { strings: $a = "beta" wide fullword $b = "gamma" nocase wide ascii condition: any of them }
+rule word { strings: $a = "delta" fullword condition: #a > 1 }
+rule jump { strings: $a = { 65 70 73 [2-30] ( 69 6c | 6f 6e ) ?? } condition: $a }
+rule far_jump { strings: $a = { 7a 65 74 61 [0-9000] 65 74 61 } condition: $a }
+rule open_jump { strings: $a = { 74 68 65 [-] 74 61 21 } condition: $a }
+rule regex { strings: $a = /io[a-z]{1,20}ta\b/ $b = /kap+a/ condition: $a and not $b }
+rule anchored { strings: $a = /^alpha-needle/ condition: $a }
+rule at_end { strings: $a = /needle$/ condition: $a }
+rule greedy { strings: $a = /l.{0,40}mbda/s $b = /mu.*?nu/ condition: #a > 2 or #b > 3 }
+rule order { strings: $a = "alpha" $b = "delta" condition: @a[1] < @b[1] }
+rule near { strings: $a = "alpha" $b = "delta" condition: for any i in (1..#a) : ($b in (@a[i]..@a[i] + 600)) }
+rule all_of { strings: $a = "alpha" $b = "beta" $c = "gamma" condition: all of them }
+rule none_of { strings: $a = "alpha" $b = "xi-never" condition: none of them }
+rule place { strings: $a = "alpha" condition: $a at 0 or $a in (8000..9000) }
+rule long { strings: $a = "iota" $b = /kap+a/ condition: !a[1] == 4 and !b[1] > 4 }
+rule header { condition: uint32(0) == 0x464c457f }
+rule reads { strings: $a = "alpha" condition: $a and uint8(@a[1] + 5) == 0x2d }
+rule machine { condition: elf.type == 2 }
+rule short { strings: $a = { 02 00 3e 00 01 } condition: $a }
+rule depends { condition: inner and not header }
+rule xored { strings: $a = "omicron-pi" xor(1-255) condition: $a }
+rule encoded { strings: $a = "sigma-tau" base64 condition: #a > 0 }
+rule many { strings: $a = "aa" condition: #a > 9000 }
+"#;
+
+/// What is written: parts of strings, so that they also come about where two writes meet.
+const PIECES: [&[u8]; 36] = [
+    b"alpha-needle",
+    b"alpha",
+    b"-needle",
+    b"inner-needle",
+    b"beta",
+    b"b\0e\0t\0a\0",
+    b"\0g\0A\0m\0m\0A\0",
+    b"gamma",
+    b"delta",
+    b" delta ",
+    b"eps12il!",
+    b"epsxxxxxxxxon!",
+    b"zeta",
+    b"eta",
+    b"theta",
+    b"ta!",
+    b"iota",
+    b"ioxyzta ",
+    b"kappa",
+    b"kappppa",
+    b"lambda",
+    b"l mbda",
+    b"mu",
+    b"nu",
+    b"\n",
+    b"\x7fELF\x02\x01\x01",
+    b"MZ",
+    b"~}xqsc~=`x",
+    b"c2lnbWEtdGF1",
+    b"aaaaaaaaaaaaaaaa",
+    b"\0",
+    b"x",
+    b" ",
+    b"needle",
+    HEADER,
+    b"xx",
+];
+
+/// A program's header, with a match in it that begins as far behind its start as fragments begin before matches.
+const HEADER: &[u8] =
+    b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// Memory of which a region has some pages, in no order.
+#[derive(Clone, Debug)]
+struct Region {
+    bytes: Vec<u8>,
+    layout: Layout,
+}
+
+impl Region {
+    fn new(holes: &[usize], turn: usize) -> Region {
+        let mut layout = Layout { start: 0x7000_0000, ..Layout::default() };
+        layout.end = layout.start + (PAGES * PAGE) as u64;
+        layout.own_bytes = (PAGES * PAGE) as u64;
+        for page in (0..PAGES).filter(|page| !holes.contains(page)) {
+            let gpa = Gpa(((page + turn) % PAGES * PAGE) as u64);
+            layout.parts.push(Part { offset: (page * PAGE) as u64, gpa, len: PAGE as u64 });
+        }
+        Region { bytes: vec![0; PAGES * PAGE], layout }
+    }
+
+    fn write(&mut self, at: usize, piece: usize) {
+        let piece = PIECES[piece];
+        let at = at.min(self.bytes.len() - piece.len());
+        self.bytes[at..at + piece.len()].copy_from_slice(piece);
+    }
+}
+
+struct Scanner {
+    rules: Rules,
+    content: Content,
+    /// How often fragments were enough.
+    by_fragments: usize,
+}
+
+impl Scanner {
+    fn new() -> Scanner {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("kinds.yar");
+        std::fs::write(&file, RULES).expect("a file");
+        let rules = Rules::load_for_rescans(&[file]).expect("rules");
+        assert_eq!(rules.bad(), []);
+        Scanner { rules, content: Content::default(), by_fragments: 0 }
+    }
+
+    fn scan(&mut self, region: &Region, cache: Option<&ScanCache>) -> Verdict {
+        let memory = Flat::new(&region.bytes);
+        let digester = cache.map(ScanCache::digester);
+        let mut gaps = Partial::<()>::default();
+        self.content.fill(&memory, &region.layout, digester, &mut gaps);
+        assert!(gaps.is_complete());
+        if let (Some(cache), Some(finder)) = (cache, self.rules.finder()) {
+            let digest = self.rules.digest();
+            let fragments = windows::fragments(&self.content, finder, digest, cache, BUDGET);
+            self.by_fragments += usize::from(fragments.is_some());
+        }
+        let own = region.layout.own_bytes;
+        self.rules.engine().scan(&self.content, &Externals::default(), own, BUDGET, cache)
+    }
+}
+
+/// Where somebody writes: often at the ends of pages and windows, or into the first bytes.
+fn place() -> impl Strategy<Value = usize> {
+    let edge = (0..PAGES, 0..40usize).prop_map(|(page, back)| (page * PAGE).saturating_sub(back));
+    let start = (0..PAGES / 4, 0..3usize).prop_map(|(window, back)| (window * 4 * PAGE).saturating_sub(back));
+    prop_oneof![0..PAGES * PAGE, edge, start.clone(), start, 0..16usize, (0..3 * PAGE)]
+}
+
+fn writes(count: usize) -> impl Strategy<Value = Vec<(usize, usize)>> {
+    prop::collection::vec((place(), 0..PIECES.len()), 0..count)
+}
+
+#[test]
+fn rescans_say_what_full_scans_say() {
+    let mut scanner = Scanner::new();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let scanner = std::cell::RefCell::new(&mut scanner);
+    let input =
+        (prop::collection::vec(0..PAGES, 0..3), 0..PAGES, writes(60), prop::collection::vec(writes(6), 1..8));
+    let result = runner.run(&input, |(holes, turn, first, later)| {
+        let cache = ScanCache::new(1 << 20).expect("random numbers");
+        let mut region = Region::new(&holes, turn);
+        for writes in std::iter::once(first).chain(later) {
+            writes.iter().for_each(|(at, piece)| region.write(*at, *piece));
+            let mut scanner = scanner.borrow_mut();
+            let full = scanner.scan(&region, None);
+            prop_assert_eq!(scanner.scan(&region, Some(&cache)), full);
+        }
+        Ok(())
+    });
+    result.expect("equal verdicts");
+    let by_fragments = scanner.into_inner().by_fragments;
+    assert!(by_fragments > 100, "only {by_fragments} verdicts came from fragments");
+}
+
+/// Runs full of matches: more than are counted, more than a window keeps.
+#[test]
+fn floods_are_scanned_as_they_are() {
+    let mut scanner = Scanner::new();
+    let cache = ScanCache::new(1 << 20).expect("random numbers");
+    let mut region = Region::new(&[7], 3);
+    region.bytes.fill(b'a');
+    for at in [5 * PAGE - 3, 9 * PAGE, 0] {
+        region.write(at, 0);
+        let full = scanner.scan(&region, None);
+        assert!(full.hits.iter().any(|hit| hit.rule.name == "many"));
+        assert_eq!(scanner.scan(&region, Some(&cache)), full);
+    }
+    assert_eq!(scanner.by_fragments, 0);
+}
+
+/// Nothing is kept that there is no room for, and what nobody asks for any more makes room.
+#[test]
+fn a_cache_keeps_to_its_limit_and_forgets() {
+    let mut scanner = Scanner::new();
+    let cache = ScanCache::new(1500).expect("random numbers");
+    let mut region = Region::new(&[], 0);
+    for number in 0..30usize {
+        (0..PAGES).for_each(|page| region.bytes[page * PAGE..][..8].copy_from_slice(&number.to_le_bytes()));
+        let full = scanner.scan(&region, None);
+        assert_eq!(scanner.scan(&region, Some(&cache)), full);
+        assert!(cache.len_bytes() <= 1500 && cache.len_bytes() > 0, "{}", cache.len_bytes());
+    }
+    (0..4).for_each(|_| cache.end_turn());
+    assert_eq!(cache.len_bytes(), 0);
+}
+
+/// Modules take a region for a program by its first bytes: so they do with fragments, and with no more of them.
+#[test]
+fn a_fragment_is_no_program_where_the_region_is_none() {
+    let mut scanner = Scanner::new();
+    let header = PIECES.iter().position(|piece| *piece == HEADER).expect("a header");
+    for (at, is_program) in [(0, true), (5 * PAGE + 100, false)] {
+        let cache = ScanCache::new(1 << 20).expect("random numbers");
+        let mut region = Region::new(&[3], 0);
+        region.write(at, header);
+        let before = scanner.by_fragments;
+        let verdict = scanner.scan(&region, Some(&cache));
+        let machine = verdict.hits.iter().any(|hit| hit.rule.name == "machine");
+        assert_eq!((machine, scanner.by_fragments > before), (is_program, true), "{verdict:?}");
+        assert_eq!(verdict, scanner.scan(&region, None));
+    }
+}

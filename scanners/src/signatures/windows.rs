@@ -1,0 +1,163 @@
+//! A region of which little changed: only what changed is searched, and only what surrounds matches is judged.
+//!
+//! *Does*: cuts the runs of a region into windows and remembers which strings match in each, by a digest of the window and of what its
+//! matches can depend on: some bytes before it and a page behind it. A region that is not as it was is then searched in the windows
+//! that are not known; its verdict comes from the rules themselves, over fragments of the region that hold every match. Strings
+//! whose matches may reach far are searched for in the whole region.
+//! *Trusts*: nothing: before a verdict is taken from fragments, they are searched for all strings, and must hold the very matches that
+//! are known of the region. Otherwise all of it is scanned. Conditions that read bytes of the region read the whole region.
+//! *Never*: does so for files, whose conditions want their size, or remembers a window in which the engine stopped counting.
+
+use super::cache::ScanCache;
+use super::content::Content;
+use super::finder::{Finder, Place};
+use super::fingerprint::Fingerprint;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Pages in a window.
+const WINDOW_PAGES: usize = 4;
+const PAGE_BYTES: u64 = 4096;
+/// Bytes before and behind a match that it can depend on: a character of two bytes, for whole words.
+const AROUND_BYTES: u64 = 16;
+/// Matches in a window that are remembered; one with more is searched again each time.
+const MAX_PLACES: usize = 64;
+/// A region whose fragments are more than a part of it is scanned as it is.
+const MIN_GAIN: u64 = 3;
+/// What modules take for a program when a region begins with it: PE, ELF, DEX, Mach-O.
+const MAGICS: [&[u8]; 9] = [
+    b"MZ",
+    b"\x7fELF",
+    b"dex\n",
+    b"\xfe\xed\xfa\xce",
+    b"\xfe\xed\xfa\xcf",
+    b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe",
+    b"\xbe\xba\xfe\xca",
+];
+
+/// A match that begins in a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Near {
+    string: u32,
+    at: u16,
+    len: u16,
+}
+
+/// Neighbouring pages of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    /// Offsets in the region.
+    pub(super) span: Range<u64>,
+    /// The run that it is part of.
+    pub(super) run: Range<u64>,
+    /// Its pages' numbers among those that were digested.
+    pub(super) pages: Range<usize>,
+}
+
+/// Fragments of a region on which the rules' verdict is that of the whole; none if the region must be scanned as it is.
+pub(super) fn fragments(
+    content: &Content,
+    finder: &Finder,
+    rules: &[u8],
+    cache: &ScanCache,
+    budget: Duration,
+) -> Option<Vec<Range<u64>>> {
+    let windows = content.windows(WINDOW_PAGES)?;
+    let keys: Vec<Fingerprint> = windows
+        .iter()
+        .map(|window| content.window_key(cache.digester(), window, AROUND_BYTES, rules))
+        .collect();
+    let known = cache.windows(&keys);
+    let unknown = windows.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(window, _)| window);
+    let spans = spans(unknown);
+    let all_new = known.iter().all(Option::is_none);
+    let found = finder.all(content, &spans, budget)?;
+    let mut places = if all_new { Vec::new() } else { finder.far(content, budget)? };
+    let mut fresh = Vec::new();
+    let mut found = found.as_slice();
+    for ((window, key), known) in windows.iter().zip(&keys).zip(&known) {
+        if let Some(known) = known {
+            places.extend(known.iter().map(|near| near.place(window.span.start)));
+            continue;
+        }
+        let (_, from) = found.split_at(found.partition_point(|place| place.offset < window.span.start));
+        let (own, behind) = from.split_at(from.partition_point(|place| place.offset < window.span.end));
+        found = behind;
+        let near = |place: &&Place| !finder.is_far(place.string);
+        places.extend(own.iter().filter(|place| all_new || near(place)));
+        let own: Option<Vec<Near>> = own.iter().filter(near).map(|place| Near::of(place, window)).collect();
+        if let Some(own) = own.filter(|own| own.len() <= MAX_PLACES) {
+            fresh.push((*key, Arc::from(own)));
+        }
+    }
+    cache.put_windows(fresh);
+    places.sort_unstable();
+    let fragments = around(content, &places);
+    let bytes: u64 = fragments.iter().map(|part| part.end.saturating_sub(part.start)).sum();
+    if bytes.saturating_mul(MIN_GAIN) > content.present_bytes() {
+        return None;
+    }
+    (finder.all(content, &fragments, budget)? == places).then_some(fragments)
+}
+
+impl Near {
+    fn of(place: &Place, window: &Window) -> Option<Near> {
+        let at = u16::try_from(place.offset.checked_sub(window.span.start)?).ok()?;
+        Some(Near { string: place.string, at, len: u16::try_from(place.len).ok()? })
+    }
+
+    fn place(self, start: u64) -> Place {
+        let offset = start.saturating_add(self.at.into());
+        Place { offset, len: self.len.into(), string: self.string }
+    }
+}
+
+/// What must be searched for all matches that begin in these windows.
+fn spans<'w>(windows: impl Iterator<Item = &'w Window>) -> Vec<Range<u64>> {
+    let mut spans: Vec<Range<u64>> = Vec::new();
+    for window in windows {
+        let from = window.span.start.saturating_sub(AROUND_BYTES).max(window.run.start);
+        let to = window.span.end.saturating_add(PAGE_BYTES).min(window.run.end);
+        match spans.last_mut() {
+            Some(last) if last.end >= from && window.span.start > window.run.start => last.end = to,
+            _ => spans.push(from..to),
+        }
+    }
+    spans
+}
+
+/// Matches with what they depend on, joined where they touch, and whole runs that begin like a program.
+fn around(content: &Content, places: &[Place]) -> Vec<Range<u64>> {
+    let mut parts: Vec<Range<u64>> = Vec::new();
+    let mut places = places;
+    for run in content.run_offsets() {
+        let (own, behind) = places.split_at(places.partition_point(|place| place.offset < run.end));
+        places = behind;
+        if looks_like_program(content, run.start, &run) {
+            parts.push(run);
+            continue;
+        }
+        let first = parts.len();
+        for place in own {
+            let mut from = place.offset.saturating_sub(AROUND_BYTES).max(run.start);
+            // A fragment must not look like a program where the run does not begin.
+            while from > run.start && looks_like_program(content, from, &run) {
+                from = from.saturating_sub(1);
+            }
+            let to = place.offset.saturating_add(place.len).saturating_add(AROUND_BYTES).min(run.end);
+            match parts.get_mut(first..).and_then(<[_]>::last_mut) {
+                Some(last) if last.end >= from => last.end = last.end.max(to),
+                _ => parts.push(from..to),
+            }
+        }
+    }
+    parts
+}
+
+fn looks_like_program(content: &Content, at: u64, run: &Range<u64>) -> bool {
+    let bytes = content.bytes(at, at.saturating_add(4).min(run.end));
+    MAGICS.iter().any(|magic| bytes.starts_with(magic))
+}
