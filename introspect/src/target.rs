@@ -202,7 +202,8 @@ impl Target {
                 let named = named.strip_prefix("/").unwrap_or(named);
                 Some(PathBuf::from(format!("/proc/{}/{from}", vm.vm().pid)).join(named))
             }
-            Target::Xen(_) | Target::Dump { .. } => None,
+            Target::Xen(domain) => xen::kernel_file(domain.domain().id),
+            Target::Dump { .. } => None,
         }
     }
 

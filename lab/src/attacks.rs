@@ -128,48 +128,64 @@ const fn module(
     Attack { name, detector, also, how: How::Module(kind, given), kernels: ALL }
 }
 
-impl Guest {
-    /// Attacks the guest, and returns when it is done.
-    pub fn attack(&self, attack: &Attack) -> Result<()> {
-        match attack.how {
-            How::Program(name) => self.ask(&format!("ATTACK {name}")).map(drop),
+/// How a guest is asked: a line of its protocol to the bytes of its answer.
+pub type Ask<'a> = dyn Fn(&str) -> Result<Vec<u8>> + 'a;
+
+impl Attack {
+    /// Does it, and returns when it is done.
+    pub fn start(&self, ask: &Ask<'_>) -> Result<()> {
+        match self.how {
+            How::Program(name) => ask(&format!("ATTACK {name}")).map(drop),
             How::Module(kind, given) => {
                 let mut line = format!("LOAD /attack.ko kind={kind}");
                 for given in given {
-                    line.push_str(&self.parameter(*given)?);
+                    line.push_str(&parameter(ask, *given)?);
                 }
-                self.ask(&line).map(drop)
+                ask(&line).map(drop)
             }
         }
+    }
+
+    /// Undoes it.
+    pub fn stop(&self, ask: &Ask<'_>) -> Result<()> {
+        match self.how {
+            How::Program(name) => ask(&format!("CEASE {name}")).map(drop),
+            How::Module(..) => ask("RUN rmmod lynceus_lab_attack").map(drop),
+        }
+    }
+}
+
+impl Guest {
+    /// Attacks the guest, and returns when it is done.
+    pub fn attack(&self, attack: &Attack) -> Result<()> {
+        attack.start(&|line| self.ask(line))
     }
 
     /// Undoes the attack.
     pub fn cease(&self, attack: &Attack) -> Result<()> {
-        match attack.how {
-            How::Program(name) => self.ask(&format!("CEASE {name}")).map(drop),
-            How::Module(..) => self.run("rmmod lynceus_lab_attack").map(drop),
+        attack.stop(&|line| self.ask(line))
+    }
+}
+
+fn parameter(ask: &Ask<'_>, given: Given) -> Result<String> {
+    Ok(match given {
+        Given::At(symbol, offset) => format!(" at={:#x}", address_of(ask, &[symbol])?.wrapping_add(offset)),
+        Given::Was(symbols) => format!(" was={:#x}", address_of(ask, symbols)?),
+        Given::Text(text) => format!(" text={text}"),
+        Given::Pid(name) => {
+            let pids = String::from_utf8(ask(&format!("RUN pidof {name}"))?)?;
+            format!(" pid={}", pids.split_whitespace().next().context("no such process")?)
+        }
+    })
+}
+
+/// Where the guest's kernel has the first of these symbols that it has.
+fn address_of(ask: &Ask<'_>, symbols: &[&str]) -> Result<u64> {
+    for symbol in symbols {
+        let line = String::from_utf8(ask(&format!("RUN grep ' {symbol}$' /proc/kallsyms || true"))?)?;
+        if let Some(address) = line.split_whitespace().next() {
+            return u64::from_str_radix(address, 16).context("an address of /proc/kallsyms");
         }
     }
-
-    fn parameter(&self, given: Given) -> Result<String> {
-        Ok(match given {
-            Given::At(symbol, offset) => {
-                format!(" at={:#x}", self.address_of(&[symbol])?.wrapping_add(offset))
-            }
-            Given::Was(symbols) => format!(" was={:#x}", self.address_of(symbols)?),
-            Given::Text(text) => format!(" text={text}"),
-            Given::Pid(name) => format!(" pid={}", self.truth()?.task_named(name)?.pid),
-        })
-    }
-
-    /// Where the guest's kernel has the first of these symbols that it has.
-    fn address_of(&self, symbols: &[&str]) -> Result<u64> {
-        for symbol in symbols {
-            let line = self.run(&format!("grep ' {symbol}$' /proc/kallsyms || true"))?;
-            if let Some(address) = line.split_whitespace().next() {
-                return u64::from_str_radix(address, 16).context("an address of /proc/kallsyms");
-            }
-        }
-        anyhow::bail!("the guest's kernel has none of {symbols:?}")
-    }
+    anyhow::bail!("the guest's kernel has none of {symbols:?}")
 }

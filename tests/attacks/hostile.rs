@@ -38,10 +38,12 @@ pub(crate) fn base(kernel: KernelVersion) -> &'static Base {
     static OLD: OnceLock<Base> = OnceLock::new();
     static NEW: OnceLock<Base> = OnceLock::new();
     static NEWER: OnceLock<Base> = OnceLock::new();
+    static NEWEST: OnceLock<Base> = OnceLock::new();
     let cell = match kernel {
         KernelVersion::V5_10 => &OLD,
         KernelVersion::V6_12 => &NEWER,
-        _ => &NEW,
+        KernelVersion::V6_1 => &NEW,
+        KernelVersion::V7 => &NEWEST,
     };
     cell.get_or_init(|| {
         let frozen = images::frozen(&Spec::new(kernel, Paging::Four)).expect("a frozen guest");
@@ -199,7 +201,8 @@ impl Hostile {
         Hostile::of(KernelVersion::V6_12)
     }
 
-    fn of(kernel: KernelVersion) -> Hostile {
+    /// A kernel of the matrix.
+    pub(crate) fn of(kernel: KernelVersion) -> Hostile {
         let base = base(kernel);
         let memory = Overlay {
             base: base.memory.clone(),
@@ -209,6 +212,11 @@ impl Hostile {
             reads: AtomicU64::new(0),
         };
         Hostile { version: kernel, kernel: base.kernel.clone(), memory }
+    }
+
+    /// Which kernel it runs.
+    pub(crate) fn version(&self) -> KernelVersion {
+        self.version
     }
 
     /// A look by somebody who attached before the attack.

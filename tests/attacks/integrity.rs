@@ -56,7 +56,8 @@ fn clean_kernels_give_no_finding() {
         for paging in [Paging::Four, Paging::Five] {
             let frozen = images::frozen(&Spec::new(kernel, paging)).expect("a frozen guest");
             let memory = Arc::new(Dump::open(&frozen.ram).expect("an image"));
-            let guest = find::attach(memory).expect("a kernel").guest;
+            let mut guest = find::attach(memory).expect("a kernel").guest;
+            guest.set_image(crate::text::image(kernel)).expect("its own image");
             let mut all = Vec::new();
             for detector in DETECTORS {
                 let found = (detector.run)(&guest, &Options::default());

@@ -16,4 +16,5 @@ mod signatures;
 mod strings;
 mod symbols;
 mod tearing;
+mod text;
 mod trees;

@@ -28,6 +28,7 @@ use frames::Frames;
 use privcmd::{Hypervisor, Privcmd};
 use std::fmt::Write;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::XenStore;
@@ -191,6 +192,14 @@ fn named(store: Option<&mut XenStore>) -> io::Result<Vec<Info>> {
     let Some(store) = store else { return Err(io::Error::from_raw_os_error(libc::EPERM)) };
     let ids = store.list("/local/domain")?;
     Ok(ids.iter().filter_map(|id| id.parse().ok()).map(Info::unknown).collect())
+}
+
+/// The file that the toolstack booted a domain from, where it says so: of a guest that boots from its own disk it does not.
+pub fn kernel_file(id: u16) -> Option<PathBuf> {
+    let mut store = XenStore::connect().ok()?;
+    let about = store.read(&format!("/local/domain/{id}/vm")).ok()??;
+    let path = store.read(&format!("{about}/image/kernel")).ok()??;
+    Some(PathBuf::from(path)).filter(|path| path.is_absolute())
 }
 
 fn own_id(store: Option<&mut XenStore>) -> Option<u16> {

@@ -38,7 +38,10 @@ pub(super) fn redirected(view: &View<'_>, owners: &Owners) -> Partial<Change> {
             let _ = view.space().read(Gva(base.0.wrapping_add(PAGE as u64)), rest);
         }
         let from = at.page_offset() as usize;
-        let code = &page[from..from + ENTRY_BYTES];
+        // Not into the next function: some begin behind a run of empty instructions with a name of its own.
+        let next = kernel.profile.symbols.next_after(symbol.address).unwrap_or(u64::MAX);
+        let len = usize::try_from(next - symbol.address).unwrap_or(ENTRY_BYTES).min(ENTRY_BYTES);
+        let code = &page[from..from + len];
         let leaves = explain::destination(code, at.0).filter(|to| *to < image.0.0 || *to >= image.1.0);
         if leaves.is_some_and(|to| !owners.is_trampoline(Gva(to))) {
             let len = explain::entry_len(code, at.0);

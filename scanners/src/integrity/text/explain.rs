@@ -147,7 +147,8 @@ impl Text<'_> {
                 [] => is_whole(found, site.at),
                 [one] if is_direct(one) => {
                     let to = one.near_branch_target();
-                    self.holds(to) || (self.made)(to) || (self.module)(to)
+                    let is_module = site.patch == Patch::StaticCall && (self.module)(to);
+                    self.holds(to) || (self.made)(to) || is_module
                 }
                 [one] if one.flow_control() == FlowControl::Return => true,
                 _ => {
