@@ -1,6 +1,22 @@
 //! From a resolved policy to the rules on a VM's interface: a pure compiler, a reference evaluator, and the one
 //! place that talks to nftables.
 //!
-//! It is empty so far: the firewall work fills it.
+//! [`evaluate`] says what a policy means: it is the reference, and as plain as can be. [`compile`] turns the same policy into
+//! [`ir`], and [`nft`] turns that into nftables' JSON. Property tests hold the three against each other and against the kernel.
 //!
 //! *Trusts*: the resolved policy. *Never*: keys a rule on what the guest claims (its MAC, its IP, its hostname).
+
+pub mod cells;
+pub mod compile;
+pub mod evaluate;
+pub mod host;
+pub mod ir;
+pub mod lint;
+pub mod nft;
+pub mod packet;
+pub mod suite;
+
+pub use compile::compile;
+pub use evaluate::{By, Decision, Mismatch, Moment, Names, Outcome, Step, judge};
+pub use host::{Host, Port};
+pub use packet::Flow;

@@ -1,0 +1,264 @@
+//! What a policy means: the reference that tests, plans and explanations use, and that the compiler is held against.
+//!
+//! *Does*: asks one rule after the other, and remembers why each did not match. *Never*: is clever.
+
+use crate::packet::Flow;
+use lynceus_policy::{Action, Closed, Direction, Rule, Timestamp, Verdict, VmPolicy};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What DNS names stand for, as this host's resolver said.
+pub type Names = BTreeMap<String, BTreeSet<IpAddr>>;
+
+/// All that a verdict depends on beside policy and packet.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// The time.
+    pub at: Timestamp,
+    /// What names stand for. One that is not there matches nobody.
+    pub names: Names,
+    /// The rules, by id, whose rate is used up.
+    pub exhausted: BTreeSet<String>,
+}
+
+impl Moment {
+    /// A time at which no name is known and no rate used up.
+    pub fn at(at: Timestamp) -> Moment {
+        Moment { at, names: Names::new(), exhausted: BTreeSet::new() }
+    }
+}
+
+/// Why a rule does not match.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mismatch {
+    /// The other end is somebody else.
+    Peer,
+    /// It is for something else.
+    Service,
+    /// It has expired.
+    Expired,
+    /// Its hours are others.
+    OutsideHours,
+    /// Its rate is used up.
+    RateExceeded,
+    /// It is about a process, and which process it is, is not known.
+    Process,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mismatch::Peer => "another peer",
+            Mismatch::Service => "another service",
+            Mismatch::Expired => "it has expired",
+            Mismatch::OutsideHours => "outside of its hours",
+            Mismatch::RateExceeded => "its rate is used up",
+            Mismatch::Process => "which process it is, is not known",
+        })
+    }
+}
+
+/// What came of asking a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It does not match.
+    NotMatched(Mismatch),
+    /// It matches, and its policy is in audit mode: it tells that it would have denied.
+    WouldDeny,
+    /// It matches and leaves it to the next tier.
+    Passed,
+    /// It matches and decides.
+    Decided(Verdict),
+}
+
+/// A rule that was asked.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Who decided.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum By {
+    /// A rule.
+    Rule(Arc<Rule>),
+    /// The default of this policy; of none where no policy has one.
+    Default(Option<String>),
+}
+
+/// A verdict with all that led to it.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// What happens.
+    pub verdict: Verdict,
+    /// Who decided.
+    pub by: By,
+    /// The rules that were asked, in order; the last may be the one that decided.
+    pub steps: Vec<Step>,
+    /// Whether something in audit mode would have denied it.
+    pub would_deny: bool,
+}
+
+/// Judges a new connection by one VM's rules of one direction.
+pub fn judge(policy: &VmPolicy, direction: Direction, flow: &Flow, moment: &Moment) -> Decision {
+    let chain = policy.chain(direction);
+    let mut steps: Vec<Step> = Vec::new();
+    for tier in &chain.tiers {
+        for rule in &tier.rules {
+            let outcome = ask(rule, direction, flow, moment);
+            steps.push(Step { rule: rule.clone(), outcome });
+            match outcome {
+                Outcome::NotMatched(_) | Outcome::WouldDeny => {}
+                Outcome::Passed => break,
+                Outcome::Decided(verdict) => return decided(verdict, By::Rule(rule.clone()), steps, false),
+            }
+        }
+    }
+    let default = &chain.default;
+    let would_deny = default.verdict != default.effective();
+    decided(default.effective(), By::Default(default.policy.clone()), steps, would_deny)
+}
+
+fn decided(verdict: Verdict, by: By, steps: Vec<Step>, default_would_deny: bool) -> Decision {
+    let would_deny = default_would_deny || steps.iter().any(|step| step.outcome == Outcome::WouldDeny);
+    Decision { verdict, by, steps, would_deny }
+}
+
+fn ask(rule: &Rule, direction: Direction, flow: &Flow, moment: &Moment) -> Outcome {
+    if let Some(mismatch) = mismatch(rule, direction, flow, moment) {
+        return Outcome::NotMatched(mismatch);
+    }
+    match rule.action {
+        Action::Pass => Outcome::Passed,
+        Action::Deny | Action::Reject if rule.audit => Outcome::WouldDeny,
+        Action::Allow => Outcome::Decided(Verdict::Allow),
+        Action::Deny => Outcome::Decided(Verdict::Deny),
+        Action::Reject => Outcome::Decided(Verdict::Reject),
+    }
+}
+
+fn mismatch(rule: &Rule, direction: Direction, flow: &Flow, moment: &Moment) -> Option<Mismatch> {
+    let peer = flow.peer(direction);
+    let by_name = |name: &String| moment.names.get(name).is_some_and(|addresses| addresses.contains(&peer));
+    if !rule.peers.contains(peer) && !rule.names.iter().any(by_name) {
+        return Some(Mismatch::Peer);
+    }
+    if !rule.services.contains(flow.lane, flow.number) {
+        return Some(Mismatch::Service);
+    }
+    match rule.schedule.check(moment.at) {
+        Err(Closed::Expired) => return Some(Mismatch::Expired),
+        Err(Closed::OutsideHours) => return Some(Mismatch::OutsideHours),
+        Ok(()) => {}
+    }
+    if rule.rate.is_some() && moment.exhausted.contains(&rule.id) {
+        return Some(Mismatch::RateExceeded);
+    }
+    // A process that is not known may not be let out; it may be the one that is to be stopped.
+    let is_closing = matches!(rule.action, Action::Deny | Action::Reject);
+    (rule.process.is_some() && !is_closing).then_some(Mismatch::Process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lynceus_policy::{Folder, Lane, Policy};
+
+    const POLICY: &str = r#"
+[vm.a]
+[[vm.a.interface]]
+mac = "52:54:00:00:00:01"
+addresses = ["10.0.0.1", "fd00::1"]
+[policy.platform]
+tier = "platform"
+vms = ["a"]
+[[policy.platform.rule]]
+name = "admin"
+direction = "in"
+action = "pass"
+peer = { addresses = ["10.9.0.0/16"] }
+[[policy.platform.rule]]
+name = "no-telnet"
+direction = "in"
+action = "reject"
+services = ["tcp/23"]
+[policy.team]
+vms = ["a"]
+[[policy.team.rule]]
+name = "temporary"
+direction = "in"
+action = "allow"
+services = ["tcp/1000"]
+expires = 2026-01-01T00:00:00Z
+[[policy.team.rule]]
+name = "limited"
+direction = "in"
+action = "allow"
+services = ["tcp/1001"]
+rate = "1/second"
+[[policy.team.rule]]
+name = "browser"
+direction = "in"
+action = "allow"
+services = ["tcp/1002"]
+process = { exe = "/usr/bin/firefox" }
+[[policy.team.rule]]
+name = "mirror"
+direction = "in"
+action = "allow"
+peer = { names = ["deb.debian.org"] }
+services = ["tcp/1003"]
+[[policy.team.rule]]
+name = "telnet"
+direction = "in"
+action = "allow"
+services = ["tcp/23"]
+"#;
+
+    fn decide(from: &str, port: u16, change: impl FnOnce(&mut Moment)) -> (Verdict, String) {
+        let folder = Folder::parse(vec![("p.toml".to_owned(), POLICY.to_owned())]).unwrap();
+        let policy = Policy::of(&folder).unwrap();
+        let destination = if from.contains(':') { "fd00::1" } else { "10.0.0.1" };
+        let flow = Flow {
+            source: from.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            lane: Lane::Tcp,
+            number: port,
+        };
+        let mut moment = Moment::at(Timestamp(1_700_000_000));
+        change(&mut moment);
+        let decision = judge(&policy.vms["a"], Direction::In, &flow, &moment);
+        let last = decision.steps.last().unwrap();
+        (decision.verdict, format!("{} {:?}", last.rule.id, last.outcome))
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides_and_pass_leaves_it_to_the_next_tier() {
+        assert_eq!(
+            decide("10.0.0.9", 23, |_| ()),
+            (Verdict::Reject, "platform/no-telnet Decided(Reject)".to_owned())
+        );
+        assert_eq!(decide("10.9.0.9", 23, |_| ()), (Verdict::Allow, "team/telnet Decided(Allow)".to_owned()));
+        assert_eq!(decide("fd00::9", 24, |_| ()).0, Verdict::Deny);
+    }
+
+    #[test]
+    fn time_rate_process_and_name_are_asked() {
+        assert_eq!(decide("::2", 1000, |_| ()).0, Verdict::Allow);
+        assert_eq!(decide("::2", 1000, |moment| moment.at = Timestamp(1_800_000_000)).0, Verdict::Deny);
+        assert_eq!(decide("::2", 1001, |_| ()).0, Verdict::Allow);
+        let used_up = |moment: &mut Moment| moment.exhausted = BTreeSet::from(["team/limited".to_owned()]);
+        assert_eq!(decide("::2", 1001, used_up).0, Verdict::Deny);
+        assert_eq!(decide("::2", 1002, |_| ()).0, Verdict::Deny);
+        assert_eq!(decide("::2", 1003, |_| ()).0, Verdict::Deny);
+        let known = |moment: &mut Moment| {
+            moment.names.insert("deb.debian.org".to_owned(), BTreeSet::from(["::2".parse().unwrap()]));
+        };
+        assert_eq!(decide("::2", 1003, known).0, Verdict::Allow);
+    }
+}

@@ -1,0 +1,176 @@
+//! The first thing that a frame from a VM meets: its port's own chain, on the device itself.
+//!
+//! *Does*: drops frames with a foreign MAC, ARP and neighbour discovery for foreign addresses, answers of DHCP servers and routers
+//! from VMs that are none, tagged frames, and every protocol but IP, IPv6 and ARP. *Never*: judges a connection; that comes later.
+//!
+//! It sees every frame, also of ports that are switched by something that nftables does not see.
+
+use super::TABLE;
+use super::model::{Chain, Command, Counter, Expr, Object, Payload, Rule, Statement, Table};
+use crate::host::{Host, Port, own_ranges};
+use lynceus_policy::{Family, IpRange};
+use std::collections::BTreeMap;
+
+/// nft's family for chains on a device.
+const FAMILY: &str = "netdev";
+/// Before everything else on the device.
+const PRIORITY: i32 = -450;
+/// The counters of what is dropped.
+pub const COUNTERS: [&str; 6] = ["mac", "arp", "dhcp", "router", "neighbour", "protocol"];
+
+/// The chains of all ports, by port.
+pub fn chains(host: &Host) -> BTreeMap<String, Vec<Vec<Statement>>> {
+    let guarded = host.ports.iter().filter(|(_, port)| port.interface.anti_spoofing);
+    guarded.map(|(name, port)| (name.clone(), rules(port))).collect()
+}
+
+/// From the chains that are there to those that should be; a device that is gone took its chain's hook with it, and the name `present`
+/// tells which devices are there.
+pub fn update(
+    old: Option<&BTreeMap<String, Vec<Vec<Statement>>>>,
+    new: &BTreeMap<String, Vec<Vec<Statement>>>,
+) -> Vec<Command> {
+    let table = || Object::Table(Table { family: FAMILY.to_owned(), name: TABLE.to_owned() });
+    let mut commands = vec![Command::Add(table())];
+    let nothing = BTreeMap::new();
+    let old = match old {
+        Some(old) => old,
+        None => {
+            commands.extend([Command::Delete(table()), Command::Add(table())]);
+            &nothing
+        }
+    };
+    let counter = |name: &str| {
+        Object::Counter(Counter { family: FAMILY.to_owned(), table: TABLE.to_owned(), name: name.to_owned() })
+    };
+    commands.extend(COUNTERS.map(|name| Command::Add(counter(name))));
+    for (port, _) in old.iter().filter(|(port, rules)| new.get(*port) != Some(*rules)) {
+        commands.extend([Command::Flush(chain(port, false)), Command::Delete(chain(port, false))]);
+    }
+    for (port, rules) in new.iter().filter(|(port, rules)| old.get(*port) != Some(*rules)) {
+        commands.push(Command::Add(chain(port, true)));
+        let rule = |expr: &Vec<Statement>| {
+            let family = FAMILY.to_owned();
+            let table = TABLE.to_owned();
+            Command::Add(Object::Rule(Rule {
+                family,
+                table,
+                chain: format!("in-{port}"),
+                expr: expr.clone(),
+            }))
+        };
+        commands.extend(rules.iter().map(rule));
+    }
+    commands
+}
+
+fn chain(port: &str, with_hook: bool) -> Object {
+    let of = |text: &str| with_hook.then(|| text.to_owned());
+    Object::Chain(Chain {
+        family: FAMILY.to_owned(),
+        table: TABLE.to_owned(),
+        name: format!("in-{port}"),
+        kind: of("filter"),
+        hook: of("ingress"),
+        prio: with_hook.then_some(PRIORITY),
+        dev: of(port),
+        policy: of("drop"),
+    })
+}
+
+fn ether(field: &str) -> Expr {
+    Expr::field("ether", field)
+}
+
+fn is_type(kind: &str) -> Statement {
+    Statement::is(ether("type"), Expr::text(kind))
+}
+
+fn drop(counter: &str) -> [Statement; 2] {
+    [Statement::count(counter), Statement::Drop(())]
+}
+
+/// A port's chain. What no rule accepts is dropped by the chain's policy.
+fn rules(port: &Port) -> Vec<Vec<Statement>> {
+    let mac = port.interface.mac.to_string();
+    let mut rules = vec![rule([Statement::is_not(ether("saddr"), Expr::text(mac.as_str()))], drop("mac"))];
+    let own = own_ranges(&port.interface);
+    rules.extend(arp(&mac, &own));
+    rules.extend(fragments());
+    if !port.interface.dhcp_server {
+        for (family, kind, server) in [("ip", "udp", 67), ("ip6", "udp", 547)] {
+            let from_server = Statement::is(Expr::field(kind, "sport"), Expr::Number(server));
+            rules.push(rule([is_type(family), from_server], drop("dhcp")));
+        }
+    }
+    if port.interface.routes.is_empty() {
+        let kinds = Expr::any_of(&["nd-router-advert", "nd-redirect"]);
+        rules.push(rule(
+            [is_type("ip6"), Statement::is(Expr::field("icmpv6", "type"), kinds)],
+            drop("router"),
+        ));
+    }
+    rules.extend(neighbours(port, &own));
+    for kind in ["ip", "ip6"] {
+        rules.push(vec![is_type(kind), Statement::Accept(())]);
+    }
+    rules.push(drop("protocol").to_vec());
+    rules
+}
+
+fn rule<const N: usize>(conditions: [Statement; N], then: [Statement; 2]) -> Vec<Statement> {
+    conditions.into_iter().chain(then).collect()
+}
+
+/// ARP from the card's own MAC, for its own addresses or, when it asks whether an address is free, for none.
+fn arp(mac: &str, own: &[IpRange]) -> Vec<Vec<Statement>> {
+    let foreign_mac = Statement::is_not(Expr::field("arp", "saddr ether"), Expr::text(mac));
+    let mut rules = vec![rule([is_type("arp"), foreign_mac], drop("arp"))];
+    let none = IpRange::one(std::net::Ipv4Addr::UNSPECIFIED.into());
+    for range in own.iter().filter(|range| range.family() == Family::V4).chain([&none]) {
+        let address = super::elements::addresses(range);
+        let is_own = Statement::is(Expr::field("arp", "saddr ip"), address);
+        rules.push(vec![is_type("arp"), is_own, Statement::Accept(())]);
+    }
+    rules.push(rule([is_type("arp")], drop("arp")));
+    rules
+}
+
+/// ICMPv6 in fragments hides what it is (RFC 7113), and neighbour discovery is never fragmented (RFC 6980).
+fn fragments() -> Vec<Vec<Statement>> {
+    let next = Expr::Exthdr { name: "frag".to_owned(), field: Some("nexthdr".to_owned()) };
+    // ICMPv6, and the headers behind which it may hide: hop-by-hop, routing, destination options.
+    let hiding = Expr::Set([58, 0, 43, 60].map(Expr::Number).to_vec());
+    vec![rule([is_type("ip6"), Statement::is(next, hiding)], drop("neighbour"))]
+}
+
+/// Neighbour advertisements for the card's own addresses, with its own MAC and nothing else in them.
+fn neighbours(port: &Port, own: &[IpRange]) -> Vec<Vec<Statement>> {
+    let is_advert = || Statement::is(Expr::field("icmpv6", "type"), Expr::text("nd-neighbor-advert"));
+    let raw = |offset, len| Expr::Payload(Payload::Raw { base: "th".to_owned(), offset, len });
+    let mut rules = Vec::new();
+    // Target (16 bytes at 8), then one option: target link-layer address (type 2, 8 bytes long), or none.
+    let lengths = Expr::Set([24, 32].map(Expr::Number).to_vec());
+    let has_more = Statement::is_not(Expr::field("ip6", "length"), lengths);
+    rules.push(rule([is_type("ip6"), is_advert(), has_more], drop("neighbour")));
+    let [a, b, c, d, e, f] = port.interface.mac.0;
+    let option = u64::from_be_bytes([2, 1, a, b, c, d, e, f]);
+    let is_long = || Statement::is(Expr::field("ip6", "length"), Expr::Number(32));
+    let halves = [(192, option >> 32), (224, option & 0xffff_ffff)];
+    for (offset, value) in halves {
+        let differs = Statement::is_not(raw(offset, 32), Expr::Number(value));
+        rules.push(rule([is_type("ip6"), is_advert(), is_long(), differs], drop("neighbour")));
+    }
+    for range in own.iter().filter(|range| range.family() == Family::V6 && range.first() == range.last()) {
+        let std::net::IpAddr::V6(address) = range.first() else { continue };
+        let bits = address.to_bits();
+        let words = [0u32, 1, 2, 3].map(|n| (64 + n * 32, (bits >> (96 - n * 32)) as u32));
+        let is_target = words.map(|(offset, word)| Statement::is(raw(offset, 32), Expr::Number(word.into())));
+        let mut steps = vec![is_type("ip6"), is_advert()];
+        steps.extend(is_target);
+        steps.push(Statement::Accept(()));
+        rules.push(steps);
+    }
+    rules.push(rule([is_type("ip6"), is_advert()], drop("neighbour")));
+    rules
+}

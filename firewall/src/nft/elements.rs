@@ -1,0 +1,103 @@
+//! Keys: what is looked up of a packet, and how a block of addresses and numbers stands in a set.
+
+use super::model::{Expr, Statement, Types};
+use crate::ir::Block;
+use lynceus_policy::{Direction, Family, IpRange, Lane};
+
+/// Packets that are looked up alike: one family, one lane or all of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Kind {
+    pub(super) family: Family,
+    pub(super) lane: Option<Lane>,
+}
+
+impl Kind {
+    pub(super) fn of(block: &Block) -> Kind {
+        Kind { family: block.family(), lane: block.lane() }
+    }
+
+    /// `v4`, `v6-tcp`, …: part of a set's name.
+    pub(super) fn name(self) -> String {
+        let family = match self.family {
+            Family::V4 => "v4",
+            Family::V6 => "v6",
+        };
+        match self.lane {
+            None => family.to_owned(),
+            Some(lane) => format!("{family}-{}", format!("{lane:?}").to_lowercase()),
+        }
+    }
+
+    /// The types of the key.
+    pub(super) fn types(self) -> Types {
+        let address = match self.family {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        };
+        let number = self.lane.map(|lane| if lane == Lane::Other { "inet_proto" } else { "inet_service" });
+        Types::of(&[address].into_iter().chain(number).collect::<Vec<_>>())
+    }
+
+    /// Whether the packet is of this lane. nft wants to know before it reads the connection's ports.
+    pub(super) fn is_lane(self) -> Option<Statement> {
+        let name = |lane| match lane {
+            Lane::Tcp => "tcp",
+            Lane::Udp => "udp",
+            Lane::Sctp => "sctp",
+            Lane::Icmp4 => "icmp",
+            Lane::Icmp6 | Lane::Other => "ipv6-icmp",
+        };
+        let protocol = Expr::meta("l4proto");
+        match self.lane? {
+            Lane::Other => {
+                let icmp = if self.family == Family::V4 { Lane::Icmp4 } else { Lane::Icmp6 };
+                let others = [Lane::Tcp, Lane::Udp, Lane::Sctp, icmp].map(name);
+                Some(Statement::is_not(protocol, Expr::any_of(&others)))
+            }
+            lane => Some(Statement::is(protocol, Expr::text(name(lane)))),
+        }
+    }
+
+    /// What is looked up. The connection is read, not the packet: a reply is judged as the connection that it belongs to. A VM sees its
+    /// own side of an address translation: what it sends before, what it gets behind; replies come from behind.
+    pub(super) fn key(self, direction: Direction) -> Expr {
+        let family = if self.family == Family::V4 { "ip" } else { "ip6" };
+        let side = if direction == Direction::In { "saddr" } else { "daddr" };
+        let address = Expr::ct(&format!("{family} {side}"), Some("original"));
+        let number = self.lane.map(|lane| match (lane, direction) {
+            (Lane::Other, _) => Expr::meta("l4proto"),
+            (lane, Direction::In) if lane.has_ports() => Expr::ct("proto-src", Some("reply")),
+            _ => Expr::ct("proto-dst", Some("original")),
+        });
+        match number {
+            Some(number) => Expr::Concat(vec![address, number]),
+            None => address,
+        }
+    }
+}
+
+/// A block as a set's element.
+pub(super) fn element(block: &Block) -> Expr {
+    let address = addresses(&block.peers);
+    match block.numbers {
+        None => address,
+        Some(range) if range.first == range.last => {
+            Expr::Concat(vec![address, Expr::Number(range.first.into())])
+        }
+        Some(range) => {
+            let numbers = [range.first, range.last].map(|number| Expr::Number(number.into()));
+            Expr::Concat(vec![address, Expr::Range(Box::new(numbers))])
+        }
+    }
+}
+
+/// A stretch of addresses as nft writes it.
+pub(super) fn addresses(range: &IpRange) -> Expr {
+    if range.first() == range.last() {
+        return Expr::text(range.first().to_string());
+    }
+    match range.prefix() {
+        Some(len) if len > 0 => Expr::Prefix { addr: range.first().to_string(), len },
+        _ => Expr::Range(Box::new([range.first(), range.last()].map(|at| Expr::text(at.to_string())))),
+    }
+}

@@ -1,0 +1,299 @@
+//! The table of one family: which ports it guards, and the chains that every packet passes.
+//!
+//! The base chain first looks whether a port of ours is involved, then whether the connection was judged by the rules of now: each set
+//! of rules has a number, the *generation*, and a connection that was let pass is marked with it. After a change the number is
+//! another, so that the next packet of every connection is judged again, whichever way it goes.
+
+use super::TABLE;
+use super::elements::addresses;
+use super::model::{
+    Chain, Element, Expr, Jump, Lookup, Mangle, Object, Reject, Rule, Set, Statement, Table, Target, Types,
+};
+use super::vm::{self, VmObjects};
+use crate::compile::compile;
+use crate::evaluate::Moment;
+use crate::host::{Host, PORT_PREFIXES, own_ranges};
+use lynceus_policy::{Direction, Family};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where a port's packets can be judged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// They are routed: `inet`.
+    Routed,
+    /// They are switched: `bridge`.
+    Bridged,
+}
+
+impl Path {
+    /// nft's family.
+    pub fn family(self) -> &'static str {
+        match self {
+            Path::Routed => "inet",
+            Path::Bridged => "bridge",
+        }
+    }
+}
+
+/// A whole table, without what the kernel adds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tables {
+    /// Its family.
+    pub path: Path,
+    /// The number of this set of rules.
+    pub generation: u32,
+    /// The VMs' objects.
+    pub vms: BTreeMap<String, VmObjects>,
+    /// The ports, by name.
+    pub ports: BTreeMap<String, PortObjects>,
+}
+
+/// What a port has in the table's own sets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortObjects {
+    /// Whose it is.
+    pub vm: String,
+    /// Its elements, by set.
+    pub elements: BTreeMap<&'static str, Vec<Element>>,
+}
+
+/// Marks of connections begin with these bits: others' marks are not taken for ours.
+const MARK: u32 = 0x4c00_0000;
+
+/// The mark of a connection that this generation let pass.
+pub fn mark(generation: u32) -> u32 {
+    MARK | generation & 0x00ff_ffff
+}
+
+/// Compiles what a host's ports on one path need.
+pub fn tables(host: &Host, path: Path, generation: u32, moment: &Moment) -> Tables {
+    let mut vms = BTreeMap::new();
+    let mut ports = BTreeMap::new();
+    for (name, port) in &host.ports {
+        let vm = &port.policy.vm.name;
+        if !vms.contains_key(vm) {
+            vms.insert(vm.clone(), vm::objects(&compile(&port.policy, moment), path));
+        }
+        ports.insert(name.clone(), port_objects(name, port));
+    }
+    Tables { path, generation, vms, ports }
+}
+
+fn port_objects(name: &str, port: &crate::host::Port) -> PortObjects {
+    let key = || Expr::text(name);
+    let jump = |direction| {
+        let target = vm::entry(&port.policy.vm.name, direction);
+        vec![Element::Verdict(key(), Jump::Jump(Target { target }))]
+    };
+    let bound = |family| {
+        let own: lynceus_policy::AddressSet = own_ranges(&port.interface).into_iter().collect();
+        let of_family: Vec<_> = own.of(family).copied().collect();
+        of_family.iter().map(|range| Element::Key(Expr::Concat(vec![key(), addresses(range)]))).collect()
+    };
+    let mut elements = BTreeMap::from([
+        ("ports", vec![Element::Key(key())]),
+        ("from", jump(Direction::Out)),
+        ("into", jump(Direction::In)),
+    ]);
+    if port.interface.anti_spoofing {
+        elements.insert("bound4", bound(Family::V4));
+        elements.insert("bound6", bound(Family::V6));
+    } else {
+        elements.insert("unbound", vec![Element::Key(key())]);
+    }
+    PortObjects { vm: port.policy.vm.name.clone(), elements }
+}
+
+impl Tables {
+    fn family(&self) -> String {
+        self.path.family().to_owned()
+    }
+
+    /// The table itself.
+    pub fn table(&self) -> Object {
+        Object::Table(Table { family: self.family(), name: TABLE.to_owned() })
+    }
+
+    /// A chain by name.
+    pub fn chain(&self, name: &str) -> Object {
+        let family = self.family();
+        Object::Chain(Chain { family, table: TABLE.to_owned(), name: name.to_owned(), ..Chain::default() })
+    }
+
+    fn hook(&self, hook: &str) -> Object {
+        Object::Chain(Chain {
+            family: self.family(),
+            table: TABLE.to_owned(),
+            name: hook.to_owned(),
+            kind: Some("filter".to_owned()),
+            hook: Some(hook.to_owned()),
+            prio: Some(0),
+            dev: None,
+            policy: Some("accept".to_owned()),
+        })
+    }
+
+    fn rule(&self, chain: &str, expr: Vec<Statement>) -> Object {
+        Object::Rule(Rule { family: self.family(), table: TABLE.to_owned(), chain: chain.to_owned(), expr })
+    }
+
+    /// The sets that know the ports.
+    pub fn port_sets(&self) -> Vec<Object> {
+        let set = |name: &str, kind: &[&str], map: Option<&str>, flags: &[&str]| Set {
+            family: self.family(),
+            table: TABLE.to_owned(),
+            name: name.to_owned(),
+            kind: Types::of(kind),
+            map: map.map(str::to_owned),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            elem: Vec::new(),
+        };
+        vec![
+            Object::Set(set("ports", &["ifname"], None, &[])),
+            Object::Set(set("unbound", &["ifname"], None, &[])),
+            Object::Set(set("bound4", &["ifname", "ipv4_addr"], None, &["interval"])),
+            Object::Set(set("bound6", &["ifname", "ipv6_addr"], None, &["interval"])),
+            Object::Map(set("from", &["ifname"], Some("verdict"), &[])),
+            Object::Map(set("into", &["ifname"], Some("verdict"), &[])),
+        ]
+    }
+
+    /// The chains that every packet passes, empty, and their counters.
+    pub fn base_chains(&self) -> Vec<Object> {
+        let hooks = ["forward", "input", "output"].map(|hook| self.hook(hook));
+        let chains = ["reject", "spoof", "judge", "guard"].map(|name| self.chain(name));
+        let counters = COUNTERS.map(|name| {
+            Object::Counter(super::model::Counter {
+                family: self.family(),
+                table: TABLE.to_owned(),
+                name: name.to_owned(),
+            })
+        });
+        counters.into_iter().chain(chains).chain(hooks).collect()
+    }
+
+    /// The rules of those chains that do not depend on the generation.
+    pub fn base_rules(&self) -> Vec<Object> {
+        let mut rules = Vec::new();
+        for hook in ["forward", "input", "output"] {
+            rules.push(self.rule(hook, vec![Statement::jump("guard")]));
+        }
+        rules.extend(guard().into_iter().map(|expr| self.rule("guard", expr)));
+        rules.extend(spoof().into_iter().map(|expr| self.rule("spoof", expr)));
+        rules.extend(reject(self.path).into_iter().map(|expr| self.rule("reject", expr)));
+        rules
+    }
+
+    /// The rules that do.
+    pub fn judge_rules(&self) -> Vec<Object> {
+        judge(self.generation).into_iter().map(|expr| self.rule("judge", expr)).collect()
+    }
+}
+
+/// Counters of the base chains: a port without a policy, a foreign address, a packet of no connection, an ICMP error to be judged again.
+pub const COUNTERS: [&str; 4] = ["closed", "spoofed", "invalid", "related"];
+
+fn of_set(key: &str, set: &str) -> Statement {
+    Statement::is(Expr::meta(key), Expr::text(set))
+}
+
+/// Whose packet is it?
+fn guard() -> Vec<Vec<Statement>> {
+    let mut rules = vec![
+        vec![of_set("iifname", "@ports"), Statement::jump("spoof")],
+        vec![of_set("iifname", "@ports"), Statement::goto("judge")],
+        vec![of_set("oifname", "@ports"), Statement::goto("judge")],
+    ];
+    for prefix in PORT_PREFIXES {
+        for key in ["iifname", "oifname"] {
+            let is_port = Statement::is(Expr::meta(key), Expr::text(format!("{prefix}*")));
+            rules.push(vec![is_port, Statement::count("closed"), Statement::Drop(())]);
+        }
+    }
+    rules
+}
+
+/// May the port send from this address? DHCP and neighbour discovery begin without one.
+fn spoof() -> Vec<Vec<Statement>> {
+    let source = |family: &str| Expr::field(family, "saddr");
+    let bound = |family: &str, set: &str| {
+        let key = Expr::Concat(vec![Expr::meta("iifname"), source(family)]);
+        vec![Statement::is(key, Expr::text(set)), Statement::Return(())]
+    };
+    let beginnings = Expr::any_of(&[
+        "nd-neighbor-solicit",
+        "nd-router-solicit",
+        "mld2-listener-report",
+        "mld-listener-report",
+    ]);
+    vec![
+        bound("ip", "@bound4"),
+        bound("ip6", "@bound6"),
+        vec![of_set("iifname", "@unbound"), Statement::Return(())],
+        vec![
+            Statement::is(source("ip"), Expr::text("0.0.0.0")),
+            Statement::is(Expr::field("udp", "sport"), Expr::Number(68)),
+            Statement::is(Expr::field("udp", "dport"), Expr::Number(67)),
+            Statement::Return(()),
+        ],
+        vec![
+            Statement::is(source("ip6"), Expr::text("::")),
+            Statement::is(Expr::field("icmpv6", "type"), beginnings),
+            Statement::Return(()),
+        ],
+        // ARP, where a bridge shows it: the port's own chain has looked at it.
+        vec![Statement::is_not(Expr::meta("protocol"), Expr::any_of(&["ip", "ip6"])), Statement::Return(())],
+        vec![Statement::count("spoofed"), Statement::Drop(())],
+    ]
+}
+
+fn reject(path: Path) -> Vec<Vec<Statement>> {
+    if path == Path::Bridged {
+        // The kernel cannot answer from a bridge's forward hook.
+        return vec![vec![Statement::Drop(())]];
+    }
+    let with = |kind: &str, expr: Option<&str>| {
+        Statement::Reject(Reject { kind: kind.to_owned(), expr: expr.map(str::to_owned) })
+    };
+    vec![
+        vec![Statement::is(Expr::meta("l4proto"), Expr::text("tcp")), with("tcp reset", None)],
+        vec![with("icmpx", Some("admin-prohibited"))],
+    ]
+}
+
+/// Was the connection let pass by these rules, and if not, do they?
+fn judge(generation: u32) -> Vec<Vec<Statement>> {
+    let mark = || Expr::Number(mark(generation).into());
+    let state = |name: &str| Statement::compare("in", Expr::ct("state", None), Expr::text(name));
+    let goes = |direction: &str| Statement::is(Expr::ct("direction", None), Expr::text(direction));
+    let vmap =
+        |key: &str, map: &str| Statement::Vmap(Lookup { key: Expr::meta(key), data: format!("@{map}") });
+    let hop_limit = |limit| Statement::is(Expr::field("ip6", "hoplimit"), Expr::Number(limit));
+    let is_icmp6 = |names: &[&str]| Statement::is(Expr::field("icmpv6", "type"), Expr::any_of(names));
+    let neighbours = ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"];
+    let listeners =
+        ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"];
+    vec![
+        vec![Statement::is(Expr::ct("mark", None), mark()), Statement::Accept(())],
+        // Neighbour discovery is IPv6's ARP, and no connection. No router passes these on: the hop limit says so.
+        vec![hop_limit(255), is_icmp6(&neighbours), Statement::Accept(())],
+        vec![hop_limit(1), is_icmp6(&listeners), Statement::Accept(())],
+        vec![Statement::is(Expr::meta("protocol"), Expr::text("arp")), Statement::Accept(())],
+        vec![state("invalid"), Statement::count("invalid"), Statement::Drop(())],
+        vec![state("untracked"), Statement::count("invalid"), Statement::Drop(())],
+        // An error about a connection that is to be judged again: the next packet of it is judged, and causes the next error.
+        vec![
+            state("related"),
+            Statement::is(Expr::meta("l4proto"), Expr::any_of(&["icmp", "ipv6-icmp"])),
+            Statement::count("related"),
+            Statement::Drop(()),
+        ],
+        vec![goes("original"), vmap("iifname", "from")],
+        vec![goes("original"), vmap("oifname", "into")],
+        vec![goes("reply"), vmap("oifname", "from")],
+        vec![goes("reply"), vmap("iifname", "into")],
+        vec![Statement::Mangle(Mangle { key: Expr::ct("mark", None), value: mark() }), Statement::Accept(())],
+    ]
+}

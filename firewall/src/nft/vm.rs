@@ -1,0 +1,283 @@
+//! One VM's chains, sets and counters, in a table of one family.
+//!
+//! `return` lets a packet pass: the base chain goes on with the other end's rules. Tiers are chains that go to the next one.
+
+use super::elements::{Kind, element};
+use super::model::{
+    Counter, CounterRef, Element, Expr, Limit, LimitRef, Log, Lookup, NamedLimit, Object, Rule, Set,
+    Statement,
+};
+use super::table::Path;
+use super::{LOG_GROUP, TABLE};
+use crate::ir::{Act, Block, Group, Member, Program, VmRules};
+use lynceus_policy::{Direction, Timestamp, Verdict};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a VM has in the kernel.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct VmObjects {
+    /// Counters, by name.
+    pub counters: BTreeSet<String>,
+    /// Chains, in an order in which a jump's target comes first, with their rules.
+    pub chains: Vec<(String, Vec<Vec<Statement>>)>,
+    /// Sets and maps.
+    pub sets: Vec<Set>,
+    /// The limits of rules with a rate, by name.
+    pub limits: BTreeMap<String, Limit>,
+}
+
+/// The chain where a VM's rules of one direction begin.
+pub fn entry(vm: &str, direction: Direction) -> String {
+    short(&format!("vm-{vm}-{}", direction.name()))
+}
+
+/// The name of a rule's counter.
+pub fn counter(vm: &str, direction: Direction, rule: &str) -> String {
+    short(&format!("vm-{vm}-{}/{rule}", direction.name()))
+}
+
+/// The name of a default's counter.
+pub fn default_counter(vm: &str, direction: Direction) -> String {
+    counter(vm, direction, "default")
+}
+
+/// nft's names have at most 255 bytes. A longer one ends in a digest of all of it.
+fn short(name: &str) -> String {
+    const LONGEST: usize = 200;
+    if name.len() <= LONGEST {
+        return name.to_owned();
+    }
+    // FNV-1a, 64 bits.
+    let digest = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let start: String = name.chars().take(LONGEST).collect();
+    format!("{start}--{digest:016x}")
+}
+
+/// Everything of one VM.
+pub fn objects(rules: &VmRules, path: Path) -> VmObjects {
+    let mut writer = Writer { vm: &rules.vm, path, made: VmObjects::default() };
+    rules.programs.iter().for_each(|program| writer.program(program));
+    writer.made
+}
+
+impl VmObjects {
+    /// The counters as objects.
+    pub fn counter_objects(&self, path: Path) -> impl Iterator<Item = (&str, Object)> {
+        self.counters.iter().map(move |name| {
+            let counter =
+                Counter { family: path.family().to_owned(), table: TABLE.to_owned(), name: name.clone() };
+            (name.as_str(), Object::Counter(counter))
+        })
+    }
+
+    /// The limits as objects.
+    pub fn limit_objects(&self, path: Path) -> impl Iterator<Item = Object> {
+        self.limits.iter().map(move |(name, limit)| {
+            Object::Limit(NamedLimit {
+                family: path.family().to_owned(),
+                table: TABLE.to_owned(),
+                name: name.clone(),
+                limit: limit.clone(),
+            })
+        })
+    }
+
+    /// The rules as objects.
+    pub fn rule_objects(&self, path: Path) -> impl Iterator<Item = Object> {
+        self.chains.iter().flat_map(move |(chain, rules)| {
+            rules.iter().map(move |expr| {
+                Object::Rule(Rule {
+                    family: path.family().to_owned(),
+                    table: TABLE.to_owned(),
+                    chain: chain.clone(),
+                    expr: expr.clone(),
+                })
+            })
+        })
+    }
+}
+
+struct Writer<'a> {
+    vm: &'a str,
+    path: Path,
+    made: VmObjects,
+}
+
+impl Writer<'_> {
+    /// Tier after tier, and the default behind; each a chain of its own.
+    fn program(&mut self, program: &Program) {
+        let entry = entry(self.vm, program.direction);
+        let name = |index: usize| if index == 0 { entry.clone() } else { format!("{entry}-{index}") };
+        let mut chains = Vec::new();
+        for (index, tier) in program.tiers.iter().enumerate() {
+            let next = name(index + 1);
+            let mut rules = Vec::new();
+            for (number, group) in tier.groups.iter().enumerate() {
+                let set = format!("{}.{number}", name(index));
+                self.group(program.direction, group, &set, &next, &mut rules);
+            }
+            rules.push(vec![Statement::goto(&next)]);
+            chains.push((name(index), rules));
+        }
+        chains.push((name(program.tiers.len()), self.default(program)));
+        chains.reverse();
+        self.made.chains.extend(chains);
+    }
+
+    fn default(&mut self, program: &Program) -> Vec<Vec<Statement>> {
+        let counter = default_counter(self.vm, program.direction);
+        self.made.counters.insert(counter.clone());
+        let mut rules = Vec::new();
+        if program.log_default {
+            let act = if program.default_would_deny { Act::Tell } else { program.default };
+            rules.push(vec![log_limit(), self.log(act, program.direction, "default")]);
+        }
+        let mut last = vec![Statement::count(&counter)];
+        last.extend(self.verdict(program.default, ""));
+        rules.push(last);
+        rules
+    }
+
+    fn group(
+        &mut self,
+        direction: Direction,
+        group: &Group,
+        set: &str,
+        next: &str,
+        rules: &mut Vec<Vec<Statement>>,
+    ) {
+        for member in &group.members {
+            let name = counter(self.vm, direction, &member.rule);
+            if let Some(rate) = group.rate {
+                let per = rate.per.name().to_owned();
+                self.made.limits.insert(name.clone(), Limit { rate: rate.count, per, burst: rate.burst });
+            }
+            self.made.counters.insert(name);
+        }
+        let conditions = conditions(group);
+        if group.is_everything {
+            let Some(member) = group.members.first() else { return };
+            return self.single(direction, group, member, conditions, next, rules);
+        }
+        let mut kinds: BTreeMap<Kind, Vec<(Block, &Member)>> = BTreeMap::new();
+        for member in &group.members {
+            for block in &member.blocks {
+                kinds.entry(Kind::of(block)).or_default().push((*block, member));
+            }
+        }
+        let is_single = group.rate.is_some() || group.log;
+        for (kind, blocks) in kinds {
+            let name = short(&format!("{set}.{}", kind.name()));
+            let mut steps = conditions.clone();
+            steps.extend(kind.is_lane());
+            if let (true, Some(member)) = (is_single, group.members.first()) {
+                self.add_set(kind, &name, None, blocks.iter().map(|(block, _)| Element::Key(element(block))));
+                steps.push(Statement::is(kind.key(direction), Expr::text(format!("@{name}"))));
+                self.single(direction, group, member, steps, next, rules);
+                continue;
+            }
+            let element = |(block, member): &(Block, &Member)| {
+                Element::Counter(element(block), counter(self.vm, direction, &member.rule))
+            };
+            let elements: Vec<Element> = blocks.iter().map(element).collect();
+            self.add_set(kind, &name, Some("counter"), elements.into_iter());
+            let map = Lookup { key: kind.key(direction), data: format!("@{name}") };
+            steps.push(Statement::Counter(CounterRef::Map { map }));
+            steps.extend(self.verdict(group.act, next));
+            rules.push(steps);
+        }
+    }
+
+    /// A rule by itself: with a rate, or logged, or for every packet.
+    fn single(
+        &self,
+        direction: Direction,
+        group: &Group,
+        member: &Member,
+        mut steps: Vec<Statement>,
+        next: &str,
+        rules: &mut Vec<Vec<Statement>>,
+    ) {
+        let log = self.log(group.act, direction, &member.rule);
+        match group.rate {
+            Some(_) => {
+                // One limit for all of the rule's lookups, named as its counter is.
+                steps.push(Statement::Limit(LimitRef::Name(counter(self.vm, direction, &member.rule))));
+                steps.extend(group.log.then_some(log));
+            }
+            // What is logged is limited, what is done about it is not.
+            None if group.log => rules.push([steps.clone(), vec![log_limit(), log]].concat()),
+            None => {}
+        }
+        steps.push(Statement::count(&counter(self.vm, direction, &member.rule)));
+        steps.extend(self.verdict(group.act, next));
+        rules.push(steps);
+    }
+
+    fn add_set(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        map: Option<&str>,
+        elements: impl Iterator<Item = Element>,
+    ) {
+        self.made.sets.push(Set {
+            family: self.path.family().to_owned(),
+            table: TABLE.to_owned(),
+            name: name.to_owned(),
+            kind: kind.types(),
+            map: map.map(str::to_owned),
+            flags: vec!["interval".to_owned()],
+            elem: elements.collect(),
+        });
+    }
+
+    fn verdict(&self, act: Act, next: &str) -> Option<Statement> {
+        match act {
+            Act::Decide(Verdict::Allow) => Some(Statement::Return(())),
+            Act::Decide(Verdict::Deny) => Some(Statement::Drop(())),
+            Act::Decide(Verdict::Reject) => Some(Statement::goto("reject")),
+            Act::Pass => Some(Statement::goto(next)),
+            Act::Tell => None,
+        }
+    }
+
+    /// `lynceus deny web-1 in web/http`: what listeners of NFLOG are told with the packet.
+    fn log(&self, act: Act, direction: Direction, rule: &str) -> Statement {
+        let act = match act {
+            Act::Decide(verdict) => verdict.name(),
+            Act::Pass => "pass",
+            Act::Tell => "would-deny",
+        };
+        // NF_LOG_PREFIXLEN is 128, with the final zero.
+        let text = format!("lynceus {act} {} {} {rule}", self.vm, direction.name());
+        Statement::Log(Log { prefix: text.chars().take(127).collect(), group: LOG_GROUP })
+    }
+}
+
+/// A guest that knocks often does not fill the log.
+fn log_limit() -> Statement {
+    Statement::Limit(LimitRef::Own(Limit { rate: 50, per: "second".to_owned(), burst: 100 }))
+}
+
+/// When the group holds. The kernel's own clock ends it, also when nobody is there to apply a policy any more.
+fn conditions(group: &Group) -> Vec<Statement> {
+    let time = |op: &str, at: Option<Timestamp>| {
+        at.map(|at| Statement::compare(op, Expr::meta("time"), Expr::text(at.to_string())))
+    };
+    time(">=", group.from).into_iter().chain(time("<", group.until)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_stay_different() {
+        let long = |end: &str| counter("vm", Direction::In, &format!("{}{end}", "x".repeat(300)));
+        assert_ne!(long("a"), long("b"));
+        assert!(long("a").len() < 255);
+    }
+}
