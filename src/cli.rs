@@ -1,5 +1,11 @@
 //! The command line's shape. The help texts here are the reference: man pages and completions are made from them.
 
+mod guard;
+
+pub(crate) use guard::{
+    ApplyArgs, ExplainArgs, FirewallCommand, FolderArgs, IsolateArgs, PlanArgs, PolicyCommand, StateArgs,
+};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -77,6 +83,16 @@ pub(crate) enum Command {
     /// Kernel profiles: what is known of kernel builds
     #[command(subcommand)]
     Profile(ProfileCommand),
+    /// Policies: check, test, explain and apply them
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// The firewall on the VMs' interfaces
+    #[command(subcommand)]
+    Firewall(FirewallCommand),
+    /// Cut a VM off the network, its open connections too
+    Isolate(IsolateArgs),
+    /// Put an isolated VM back under its policy
+    Release(IsolateArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

@@ -8,12 +8,15 @@
 
 pub mod cells;
 pub mod compile;
+pub mod enforce;
 pub mod evaluate;
 pub mod host;
 pub mod ir;
 pub mod lint;
 pub mod nft;
 pub mod packet;
+pub mod ports;
+pub mod state;
 pub mod suite;
 
 pub use compile::compile;

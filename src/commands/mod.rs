@@ -6,6 +6,7 @@ mod check;
 mod dump;
 mod explain;
 mod files;
+mod firewall;
 mod generate;
 mod info;
 mod log;
@@ -13,6 +14,7 @@ mod maps;
 mod modules;
 mod mounts;
 mod net;
+mod policy;
 mod profile;
 mod ps;
 mod scan;
@@ -68,6 +70,10 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Explain { detector } => explain::run(output, detector.as_deref()),
         Command::Scan(args) => scan::run(output, &args),
         Command::Dump(args) => dump::run(output, &args),
+        Command::Policy(command) => policy::run(output, command),
+        Command::Firewall(command) => firewall::run(output, command),
+        Command::Isolate(args) => firewall::isolate(&args, true),
+        Command::Release(args) => firewall::isolate(&args, false),
         Command::Completions { shell } => Ok(generate::completions(shell)),
         Command::Man { folder } => generate::man_pages(&folder),
     }

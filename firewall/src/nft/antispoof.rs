@@ -174,3 +174,37 @@ fn neighbours(port: &Port, own: &[IpRange]) -> Vec<Vec<Statement>> {
     rules.push(rule([is_type("ip6"), is_advert()], drop("neighbour")));
     rules
 }
+
+/// The chains that close a port in both directions.
+pub fn close(port: &str) -> Vec<Command> {
+    ["ingress", "egress"]
+        .into_iter()
+        .map(|hook| {
+            Command::Add(Object::Chain(Chain {
+                family: FAMILY.to_owned(),
+                table: TABLE.to_owned(),
+                name: format!("closed-{hook}-{port}"),
+                kind: Some("filter".to_owned()),
+                hook: Some(hook.to_owned()),
+                prio: Some(PRIORITY - 1),
+                dev: Some(port.to_owned()),
+                policy: Some("drop".to_owned()),
+            }))
+        })
+        .collect()
+}
+
+/// Takes those chains away.
+pub fn open(port: &str) -> Vec<Command> {
+    ["ingress", "egress"]
+        .into_iter()
+        .map(|hook| {
+            Command::Delete(Object::Chain(Chain {
+                family: FAMILY.to_owned(),
+                table: TABLE.to_owned(),
+                name: format!("closed-{hook}-{port}"),
+                ..Chain::default()
+            }))
+        })
+        .collect()
+}

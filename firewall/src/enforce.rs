@@ -1,0 +1,232 @@
+//! From one state to the next, in the kernel and on disk.
+//!
+//! *Does*: makes one transaction of all tables, has nft check it, does it, and keeps the new state. *Trusts*: its own state file.
+//! *Never*: takes rules away before the new ones are there; when nft refuses, the old rules and the old state stay.
+
+use crate::evaluate::Names;
+use crate::nft::model::{Command, Object, Table, Transaction};
+use crate::nft::table::{Tables, mark, tables};
+use crate::nft::{self, Nft, Path as PortPath, TABLE, antispoof, install, update};
+use crate::state::{Pending, State, StateError, Store};
+use lynceus_policy::Timestamp;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::ToSocketAddrs;
+use thiserror::Error;
+
+/// Why nothing was changed.
+#[derive(Debug, Error)]
+pub enum EnforceError {
+    /// nft did not take the rules.
+    #[error(transparent)]
+    Nft(#[from] nft::Error),
+    /// The state cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// What a change came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// How many commands nft got.
+    pub commands: usize,
+    /// Whether everything was put there anew: at first, and after others changed it.
+    pub is_whole: bool,
+}
+
+/// Puts a state into force. The generation is counted on; what was there before is read from `old`.
+///
+/// Only what changed is touched where the kernel still has the old state's rules; where it has not, after a reboot or somebody else's
+/// change, or where it refuses the difference, everything is put there anew.
+pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -> Result<Done, EnforceError> {
+    new.generation = old.map_or(0, |old| old.generation).wrapping_add(1);
+    let base = old.filter(|old| has_generation(nft, old));
+    let difference = transaction(base, new);
+    let mut done = Done { commands: difference.nftables.len(), is_whole: base.is_none() };
+    if let Err(error) = nft.apply(&difference) {
+        if base.is_none() || matches!(error, nft::Error::Missing { .. }) {
+            return Err(error.into());
+        }
+        let whole = transaction(None, new);
+        nft.apply(&whole)?;
+        done = Done { commands: whole.nftables.len(), is_whole: true };
+    }
+    new.fingerprints = fingerprints(nft).unwrap_or_default();
+    store.keep(new)?;
+    Ok(done)
+}
+
+/// Puts a state into force whatever is in the kernel: after a reboot, or to repair what others changed.
+pub fn replace(nft: &Nft, store: &Store, old: &State, new: &mut State) -> Result<Done, EnforceError> {
+    new.generation = old.generation.wrapping_add(1);
+    let whole = transaction(None, new);
+    nft.apply(&whole)?;
+    new.fingerprints = fingerprints(nft).unwrap_or_default();
+    store.keep(new)?;
+    Ok(Done { commands: whole.nftables.len(), is_whole: true })
+}
+
+/// Keeps the old rules to go back to when nobody confirms the new ones until `deadline`, then enforces the new ones.
+pub fn enforce_for_a_while(
+    nft: &Nft,
+    store: &Store,
+    old: &State,
+    new: &mut State,
+    deadline: Timestamp,
+) -> Result<Done, EnforceError> {
+    // What is not confirmed yet is nothing to go back to.
+    let previous = store.pending()?.map_or_else(|| old.clone(), |pending| pending.previous);
+    store.set_pending(Some(&Pending { deadline, previous }))?;
+    let done = enforce(nft, store, Some(old), new);
+    if done.is_err() {
+        store.set_pending(None)?;
+    }
+    done
+}
+
+/// Puts back what was there before a change that nobody confirmed in time. Whether there was one.
+pub fn roll_back_if_due(nft: &Nft, store: &Store, now: Timestamp) -> Result<bool, EnforceError> {
+    let Some(pending) = store.pending()?.filter(|pending| pending.deadline <= now) else { return Ok(false) };
+    let old = store.enforced()?;
+    let mut previous = pending.previous;
+    if let Some(old) = &old {
+        // Ports came and went meanwhile, and an isolated VM stays so.
+        let known = |name: &&String| previous.vms.contains_key(*name);
+        previous.isolated = old.isolated.iter().filter(known).cloned().collect();
+        previous.ports = old.ports.clone();
+        let vms = &previous.vms;
+        previous.ports.retain(|_, binding| vms.contains_key(&binding.vm));
+    }
+    enforce(nft, store, old.as_ref(), &mut previous)?;
+    store.set_pending(None)?;
+    Ok(true)
+}
+
+/// One transaction for all tables: everything where there is nothing to build on, else what is different.
+pub fn transaction(old: Option<&State>, new: &State) -> Transaction {
+    let mut commands = Vec::new();
+    for path in [PortPath::Routed, PortPath::Bridged] {
+        let of = |state: &State| tables(&state.host(path), path, state.generation, &state.moment());
+        let is_used = |tables: &Tables| path == PortPath::Routed || !tables.ports.is_empty();
+        let (before, after) = (old.map(of).filter(is_used), of(new));
+        match before {
+            _ if !is_used(&after) => commands.extend(before.iter().map(|_| Command::Delete(after.table()))),
+            Some(before) => commands.extend(update(&before, &after).nftables),
+            None => commands.extend(install(&after).nftables),
+        }
+    }
+    let chains = |state: &State| antispoof::chains(&state.host_of(|_| true));
+    // A device that came anew under an old name has lost its chain's hook.
+    let is_same_device = |old: &State, port: &String| {
+        old.ports.get(port).map(|port| port.index) == new.ports.get(port).map(|port| port.index)
+    };
+    let before = old.map(|old| (chains(old), old));
+    let stays =
+        before.as_ref().is_some_and(|(chains, old)| chains.keys().all(|port| is_same_device(old, port)));
+    let base = before.filter(|_| stays).map(|(chains, _)| chains);
+    commands.extend(antispoof::update(base.as_ref(), &chains(new)));
+    commands.extend(closed(old.filter(|_| stays), new));
+    Transaction { nftables: commands }
+}
+
+/// Ports that nothing can judge let nothing through, in either direction.
+fn closed(old: Option<&State>, new: &State) -> Vec<Command> {
+    let of = |state: &State| -> Vec<String> {
+        let closed = state.ports.iter().filter(|(_, binding)| binding.path.is_none());
+        closed.map(|(name, _)| name.clone()).collect()
+    };
+    let (before, after) = (old.map(of).unwrap_or_default(), of(new));
+    let gone = before.iter().filter(|port| !after.contains(port));
+    let come = after.iter().filter(|port| !before.contains(port));
+    gone.flat_map(|port| antispoof::open(port)).chain(come.flat_map(|port| antispoof::close(port))).collect()
+}
+
+/// The families of our tables that are not as we left them: somebody else changed them.
+pub fn changed_by_others(nft: &Nft, state: &State) -> Result<Vec<String>, nft::Error> {
+    let now = fingerprints(nft)?;
+    let families: BTreeSet<&String> = now.keys().chain(state.fingerprints.keys()).collect();
+    let differs = |family: &&&String| now.get(**family) != state.fingerprints.get(**family);
+    Ok(families.iter().filter(differs).map(|family| (*family).clone()).collect())
+}
+
+/// A digest of each of our tables as the kernel lists it, without what counts up.
+pub fn fingerprints(nft: &Nft) -> Result<BTreeMap<String, String>, nft::Error> {
+    let mut digests = BTreeMap::new();
+    let present = nft.ask(&["list", "tables"])?;
+    for family in ["inet", "bridge", "netdev"] {
+        let is_ours = |entry: &Value| entry["table"]["family"] == family && entry["table"]["name"] == TABLE;
+        if !present["nftables"].as_array().is_some_and(|all| all.iter().any(is_ours)) {
+            continue;
+        }
+        let mut listing = nft.ask(&["list", "table", family, TABLE])?;
+        strip(&mut listing);
+        // FNV-1a, 128 bits: against mistakes, not against root, who could change the state as well.
+        let digest =
+            listing.to_string().bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58du128, |hash, byte| {
+                (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+            });
+        digests.insert(family.to_owned(), format!("{digest:032x}"));
+    }
+    Ok(digests)
+}
+
+/// Takes away what differs between two listings of the same rules.
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            for counted in ["handle", "packets", "bytes", "metainfo"] {
+                members.remove(counted);
+            }
+            members.values_mut().for_each(strip);
+        }
+        Value::Array(items) => {
+            items.iter_mut().for_each(strip);
+            // The kernel lists a set's elements in the order of its hash table.
+            items.sort_by_cached_key(|item| {
+                if item.get("rule").is_some() { String::new() } else { item.to_string() }
+            });
+        }
+        _ => {}
+    }
+}
+
+/// Whether connections can be tracked on bridges here: asked of the kernel, with a table that is never made.
+pub fn bridge_has_conntrack(nft: &Nft) -> bool {
+    let probe = State { generation: 1, ..State::default() };
+    let tables = tables(&probe.host(PortPath::Bridged), PortPath::Bridged, 1, &probe.moment());
+    nft.check(&install(&tables)).is_ok()
+}
+
+/// Takes all our tables away: nothing is guarded any more.
+pub fn remove(nft: &Nft) -> Result<(), nft::Error> {
+    let mut nftables = Vec::new();
+    for family in ["inet", "netdev"] {
+        let table = || Object::Table(Table { family: family.to_owned(), name: TABLE.to_owned() });
+        nftables.extend([Command::Add(table()), Command::Delete(table())]);
+    }
+    nft.apply(&Transaction { nftables })
+}
+
+/// Looks names up by this host's resolver. One that cannot be looked up keeps what it stood for, is told of, and blocks nothing else.
+pub fn look_up<'a>(names: impl IntoIterator<Item = &'a str>, known: &Names) -> (Names, Vec<String>) {
+    let (mut found, mut failures) = (Names::new(), Vec::new());
+    for name in names {
+        match (name, 0u16).to_socket_addrs() {
+            Ok(addresses) => {
+                found.insert(name.to_owned(), addresses.map(|address| address.ip()).collect());
+            }
+            Err(error) => {
+                failures.push(format!("{name}: {error}"));
+                found.extend(known.get(name).map(|old| (name.to_owned(), old.clone())));
+            }
+        }
+    }
+    (found, failures)
+}
+
+/// Whether the kernel's rules are those of the state, by the generation alone: quick, for a look at every second.
+pub fn has_generation(nft: &Nft, state: &State) -> bool {
+    let wanted = u64::from(mark(state.generation));
+    let listing = nft.ask(&["list", "chain", "inet", TABLE, "judge"]);
+    listing.is_ok_and(|listing| listing.to_string().contains(&format!("\"right\":{wanted}")))
+}

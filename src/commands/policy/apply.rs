@@ -1,0 +1,177 @@
+//! `lynceus policy apply`: enforces a policy, and goes back by itself when nobody confirms it in time.
+
+use crate::cli::{ApplyArgs, StateArgs};
+use crate::commands::firewall;
+use crate::output::{Outcome, Output, escape};
+use anyhow::{Context, Result, bail};
+use lynceus_firewall::enforce::{self, Done};
+use lynceus_firewall::nft::Nft;
+use lynceus_firewall::state::{State, Store, Vm};
+use lynceus_firewall::{Moment, lint};
+use lynceus_policy::{FORMAT, Level, Policy, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Checks, tests and enforces.
+pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
+    let policy = super::load(Output::new(false), &args.folder.policy)?;
+    refuse_what_is_not_enforced(&policy)?;
+    let store = Store::open(&args.state.state)?;
+    let nft = Nft::default();
+    enforce::roll_back_if_due(&nft, &store, Timestamp::now())?;
+    let old = store.enforced()?;
+    let mut complete = Outcome::Clean;
+    let mut new = state(&policy, old.as_ref(), &nft, &mut complete)?;
+    refuse_failed_tests(&policy, &new)?;
+    let started = Instant::now();
+    let done = match (&args.confirm, &old) {
+        (Some(time), Some(old)) => {
+            let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX).max(1);
+            let deadline = Timestamp(Timestamp::now().0.saturating_add(seconds));
+            let done = enforce::enforce_for_a_while(&nft, &store, old, &mut new, deadline)?;
+            watch(&args.state.state)?;
+            eprintln!("going back at {deadline} UTC unless `lynceus policy confirm` comes first");
+            done
+        }
+        (confirm, old) => {
+            if confirm.is_some() {
+                eprintln!("nothing was enforced before: there is nothing to go back to");
+            }
+            let done = enforce::enforce(&nft, &store, old.as_ref(), &mut new)?;
+            store.set_pending(None)?;
+            done
+        }
+    };
+    tell(&new, done, started.elapsed());
+    Ok(complete)
+}
+
+/// A policy that says more than this version does would protect less than its author thinks.
+fn refuse_what_is_not_enforced(policy: &Policy) -> Result<()> {
+    let lints = lint::all(policy, &Moment::at(Timestamp::now()));
+    let errors: Vec<String> = lints
+        .iter()
+        .filter(|lint| lint.level == Level::Error)
+        .map(|lint| format!("{}: {}", lint.place, lint.message))
+        .collect();
+    if !errors.is_empty() {
+        bail!("not applied:\n{}", errors.join("\n"));
+    }
+    Ok(())
+}
+
+fn refuse_failed_tests(policy: &Policy, state: &State) -> Result<()> {
+    let results = super::test::results(policy, &state.moment());
+    let failed: Vec<String> = results
+        .iter()
+        .filter_map(|row| row.why.as_ref().map(|why| format!("{}: {why}", row.place())))
+        .collect();
+    if !failed.is_empty() {
+        bail!("not applied: {} of {} tests failed:\n{}", failed.len(), results.len(), failed.join("\n"));
+    }
+    Ok(())
+}
+
+/// What is to be enforced: the policy, the ports as they are now, the names as they stand now, and who is isolated.
+fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome) -> Result<State> {
+    let names: BTreeSet<&str> = policy
+        .vms
+        .values()
+        .flat_map(|vm| vm.rules())
+        .flat_map(|rule| rule.names.iter().map(String::as_str))
+        .collect();
+    let known = old.map(|old| old.names.clone()).unwrap_or_default();
+    let (names, failures) = enforce::look_up(names, &known);
+    for failure in failures {
+        eprintln!("lynceus: {}; its rules hold for what it stood for before", escape(&failure));
+        *complete = Outcome::Incomplete;
+    }
+    let vm = |policy_of: &lynceus_policy::VmPolicy| Vm {
+        isolation: Arc::new(policy.isolated(policy_of)),
+        policy: Arc::new(policy_of.clone()),
+    };
+    let vms: BTreeMap<String, Vm> = policy.vms.iter().map(|(name, of)| (name.clone(), vm(of))).collect();
+    let mut isolated = old.map(|old| old.isolated.clone()).unwrap_or_default();
+    isolated.retain(|name| vms.contains_key(name));
+    let ports = firewall::ports(&policy.vms, nft)?;
+    for (name, port) in ports.iter().filter(|(_, port)| port.path.is_none()) {
+        eprintln!(
+            "lynceus: port {name} of VM {} is closed: nothing on this host can judge its packets",
+            port.vm
+        );
+        *complete = Outcome::Incomplete;
+    }
+    Ok(State {
+        format: FORMAT,
+        generation: 0,
+        at: Timestamp::now(),
+        vms,
+        ports,
+        names,
+        isolated,
+        fingerprints: BTreeMap::new(),
+    })
+}
+
+fn tell(state: &State, done: Done, took: Duration) {
+    let how = if done.is_whole { "put there anew" } else { "changed in place" };
+    println!(
+        "{} VMs, {} ports, generation {}: {} commands to nft, {how}, in {} ms",
+        state.vms.len(),
+        state.ports.len(),
+        state.generation,
+        done.commands,
+        took.as_millis()
+    );
+    for name in &state.isolated {
+        println!("VM {name} stays isolated: `lynceus release {name}` ends that");
+    }
+}
+
+/// Starts what goes back at the deadline: a process of its own, that a closed terminal does not end.
+fn watch(state: &Path) -> Result<()> {
+    let program = std::env::current_exe().context("where is this program?")?;
+    Command::new(program)
+        .args(["policy", "rollback", "--wait", "--state"])
+        .arg(state)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("cannot start what would go back")?;
+    Ok(())
+}
+
+/// Keeps what was applied.
+pub(super) fn confirm(args: &StateArgs) -> Result<Outcome> {
+    let store = Store::open(&args.state)?;
+    if enforce::roll_back_if_due(&Nft::default(), &store, Timestamp::now())? {
+        bail!("too late: the old rules are back");
+    }
+    if store.pending()?.is_none() {
+        bail!("nothing waits for a confirmation");
+    }
+    store.set_pending(None)?;
+    println!("confirmed");
+    Ok(Outcome::Clean)
+}
+
+/// Goes back where nobody confirmed in time.
+pub(super) fn roll_back(args: &StateArgs, wait: bool) -> Result<Outcome> {
+    loop {
+        let store = Store::open(&args.state)?;
+        let Some(pending) = store.pending()? else { return Ok(Outcome::Clean) };
+        let now = Timestamp::now();
+        if enforce::roll_back_if_due(&Nft::default(), &store, now)? || !wait {
+            return Ok(Outcome::Clean);
+        }
+        drop(store);
+        let left_s = u64::try_from(pending.deadline.0.saturating_sub(now.0)).unwrap_or(0);
+        std::thread::sleep(Duration::from_secs(left_s.clamp(1, 3600)));
+    }
+}

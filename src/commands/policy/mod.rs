@@ -1,0 +1,79 @@
+//! `lynceus policy`: policy files, checked, tested, explained and applied.
+
+mod apply;
+mod explain;
+mod lint;
+mod plan;
+mod show;
+mod test;
+
+use crate::cli::PolicyCommand;
+use crate::output::{Outcome, Output, escape};
+use anyhow::Result;
+use lynceus_firewall::{By, Decision};
+use lynceus_policy::{LoadError, Policy};
+use serde::Serialize;
+use std::path::Path;
+
+/// Does what the command says.
+pub(super) fn run(output: Output, command: PolicyCommand) -> Result<Outcome> {
+    match command {
+        PolicyCommand::Lint(folder) => lint::run(output, &folder),
+        PolicyCommand::Test(folder) => test::run(output, &folder),
+        PolicyCommand::Explain(args) => explain::run(output, &args),
+        PolicyCommand::Show { vm, folder } => show::run(output, &vm, &folder),
+        PolicyCommand::Plan(args) => plan::run(output, &args),
+        PolicyCommand::Apply(args) => apply::run(&args),
+        PolicyCommand::Confirm(state) => apply::confirm(&state),
+        PolicyCommand::Rollback { wait, state } => apply::roll_back(&state, wait),
+        PolicyCommand::Schema => {
+            output.json_line(&lynceus_policy::syntax::schema())?;
+            Ok(Outcome::Clean)
+        }
+    }
+}
+
+/// Loads the policy. With `--json` each error is a line of its own on standard error, for editors and pipelines.
+fn load(output: Output, folder: &Path) -> Result<Policy> {
+    #[derive(Serialize)]
+    struct ErrorLine<'a> {
+        file: &'a str,
+        line: u32,
+        column: u32,
+        error: String,
+    }
+    let loaded = Policy::load(folder);
+    if let (Err(LoadError::Policy(errors)), true) = (&loaded, output.is_json()) {
+        for error in &errors.errors {
+            let (place, text) = (&error.place, error.kind.to_string());
+            let line = ErrorLine { file: &place.file, line: place.line, column: place.column, error: text };
+            eprintln!("{}", serde_json::to_string(&line)?);
+        }
+    }
+    Ok(loaded?)
+}
+
+/// Who decided, and where that stands.
+fn decided_by(decision: &Decision) -> String {
+    match &decision.by {
+        By::Rule(rule) => format!("rule {} ({})", rule.id, rule.place),
+        By::Default(Some(policy)) => format!("default of policy {policy}"),
+        By::Default(None) => "no policy has a default: denied".to_owned(),
+    }
+}
+
+/// Says how many there were, on standard error.
+fn summary(output: Output, noun: &str, count: usize, text: &str) -> Result<()> {
+    #[derive(Serialize)]
+    struct Summary<'a> {
+        listed: &'a str,
+        count: usize,
+        complete: bool,
+    }
+    if output.is_json() {
+        eprintln!("{}", serde_json::to_string(&Summary { listed: noun, count, complete: true })?);
+    } else {
+        eprintln!("{}", escape(text));
+    }
+    Ok(())
+}
