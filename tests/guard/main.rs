@@ -1,0 +1,11 @@
+//! The firewall by real packets: network namespaces as VMs, this machine's kernel as the host.
+//!
+//! Everything goes through the program and is seen from the outside: `lynceus policy apply` in the host's namespace, connections tried
+//! and frames sent in the others'. They need root, nft and ip; `cargo xtask test` sees to that.
+
+mod pains;
+#[path = "../../firewall/tests/random/mod.rs"]
+mod random;
+mod spoofing;
+mod truth;
+mod world;
