@@ -176,7 +176,7 @@ impl Tables {
 
     /// The rules of those chains that do not depend on the generation.
     pub fn base_rules(&self) -> Vec<Object> {
-        let mut rules = Vec::new();
+        let mut rules: Vec<Object> = answers().into_iter().map(|expr| self.rule("output", expr)).collect();
         for hook in ["forward", "input", "output"] {
             rules.push(self.rule(hook, vec![Statement::jump("guard")]));
         }
@@ -197,6 +197,21 @@ pub const COUNTERS: [&str; 4] = ["closed", "spoofed", "invalid", "related"];
 
 fn of_set(key: &str, set: &str) -> Statement {
     Statement::is(Expr::meta(key), Expr::text(set))
+}
+
+/// What this host itself answers to a packet that it does not let pass: resets and ICMP errors. They belong to that packet's
+/// connection, which is refused; they are not.
+fn answers() -> Vec<Vec<Statement>> {
+    let is_related = || Statement::compare("in", Expr::ct("state", None), Expr::text("related"));
+    let icmp = Expr::any_of(&["icmp", "ipv6-icmp"]);
+    vec![
+        vec![
+            is_related(),
+            Statement::compare("in", Expr::field("tcp", "flags"), Expr::text("rst")),
+            Statement::Accept(()),
+        ],
+        vec![is_related(), Statement::is(Expr::meta("l4proto"), icmp), Statement::Accept(())],
+    ]
 }
 
 /// Whose packet is it?

@@ -46,6 +46,7 @@ pub(super) fn value(expr: &Expr, packet: &Packet<'_>, mark: u32) -> Option<Value
                 family(packet.source, of).then_some(Value::Address(packet.source))
             }
             ("ip6", "hoplimit") => (!packet.source.is_ipv4()).then_some(Value::Number(64)),
+            ("tcp", "flags") => (packet.protocol == 6).then(|| Value::Name("ack".to_owned())),
             ("udp", _) => (packet.protocol == 17).then_some(Value::Number(40_000)),
             ("icmpv6", "type") => {
                 (packet.protocol == 58).then_some(Value::Number((packet.number >> 8).into()))
