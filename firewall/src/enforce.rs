@@ -5,7 +5,7 @@
 
 use crate::evaluate::Names;
 use crate::nft::model::{Command, Object, Table, Transaction};
-use crate::nft::table::{Tables, mark, tables};
+use crate::nft::table::{Tables, generation_chain, tables};
 use crate::nft::{self, Nft, Path as PortPath, TABLE, antispoof, install, update};
 use crate::state::{Pending, State, StateError, Store};
 use lynceus_policy::Timestamp;
@@ -13,6 +13,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
 use thiserror::Error;
+
+/// With more rules than this, nft takes seconds to list them: they are not compared with how they were left, and that is told.
+const MAX_FINGERPRINT_RULES: usize = 4000;
 
 /// Why nothing was changed.
 #[derive(Debug, Error)]
@@ -43,7 +46,10 @@ pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -
     let base = old.filter(|old| has_generation(nft, old));
     let difference = transaction(base, new);
     let mut done = Done { commands: difference.nftables.len(), is_whole: base.is_none() };
-    if let Err(error) = nft.apply(&difference) {
+    // A transaction is checked by doing it: the kernel takes all of it or nothing. A check of its own first costs as much again; it is
+    // spent on what is put there anew, where there may be nothing good to keep.
+    let tried = if base.is_some() { nft.commit(&difference) } else { nft.apply(&difference) };
+    if let Err(error) = tried {
         if base.is_none() || matches!(error, nft::Error::Missing { .. }) {
             return Err(error.into());
         }
@@ -51,8 +57,7 @@ pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -
         nft.apply(&whole)?;
         done = Done { commands: whole.nftables.len(), is_whole: true };
     }
-    new.fingerprints = fingerprints(nft).unwrap_or_default();
-    store.keep(new)?;
+    keep(nft, store, new)?;
     Ok(done)
 }
 
@@ -61,9 +66,16 @@ pub fn replace(nft: &Nft, store: &Store, old: &State, new: &mut State) -> Result
     new.generation = old.generation.wrapping_add(1);
     let whole = transaction(None, new);
     nft.apply(&whole)?;
-    new.fingerprints = fingerprints(nft).unwrap_or_default();
-    store.keep(new)?;
+    keep(nft, store, new)?;
     Ok(Done { commands: whole.nftables.len(), is_whole: true })
+}
+
+/// Keeps the new state, with what the kernel makes of it.
+fn keep(nft: &Nft, store: &Store, new: &mut State) -> Result<(), EnforceError> {
+    let rules: usize = new.vms.values().map(|vm| vm.policy.rules().count()).sum();
+    new.fingerprints =
+        if rules <= MAX_FINGERPRINT_RULES { fingerprints(nft).unwrap_or_default() } else { BTreeMap::new() };
+    Ok(store.keep(new)?)
 }
 
 /// Keeps the old rules to go back to when nobody confirms the new ones until `deadline`, then enforces the new ones.
@@ -152,10 +164,10 @@ pub fn changed_by_others(nft: &Nft, state: &State) -> Result<Vec<String>, nft::E
 /// A digest of each of our tables as the kernel lists it, without what counts up.
 pub fn fingerprints(nft: &Nft) -> Result<BTreeMap<String, String>, nft::Error> {
     let mut digests = BTreeMap::new();
-    let present = nft.ask(&["list", "tables"])?;
+    let chains = nft.ask(&["list", "chains"])?;
     for family in ["inet", "bridge", "netdev"] {
-        let is_ours = |entry: &Value| entry["table"]["family"] == family && entry["table"]["name"] == TABLE;
-        if !present["nftables"].as_array().is_some_and(|all| all.iter().any(is_ours)) {
+        let is_ours = |entry: &Value| entry["chain"]["family"] == family && entry["chain"]["table"] == TABLE;
+        if !chains["nftables"].as_array().is_some_and(|all| all.iter().any(is_ours)) {
             continue;
         }
         let mut listing = nft.ask(&["list", "table", family, TABLE])?;
@@ -224,9 +236,14 @@ pub fn look_up<'a>(names: impl IntoIterator<Item = &'a str>, known: &Names) -> (
     (found, failures)
 }
 
-/// Whether the kernel's rules are those of the state, by the generation alone: quick, for a look at every second.
+/// Whether the kernel's rules are those of the state, by the chain that is named after their generation: chains are listed in
+/// milliseconds, where a listing of the rules of a thousand VMs takes nft a quarter of a minute.
 pub fn has_generation(nft: &Nft, state: &State) -> bool {
-    let wanted = u64::from(mark(state.generation));
-    let listing = nft.ask(&["list", "chain", "inet", TABLE, "judge"]);
-    listing.is_ok_and(|listing| listing.to_string().contains(&format!("\"right\":{wanted}")))
+    let Ok(listing) = nft.ask(&["list", "chains"]) else { return false };
+    let wanted = generation_chain(state.generation);
+    let is_it = |entry: &Value| {
+        let chain = &entry["chain"];
+        chain["family"] == "inet" && chain["table"] == TABLE && chain["name"] == wanted.as_str()
+    };
+    listing["nftables"].as_array().is_some_and(|all| all.iter().any(is_it))
 }

@@ -31,24 +31,33 @@ pub struct FileId(pub(crate) usize);
 /// The text of every file.
 #[derive(Clone, Default, Debug)]
 pub struct Sources {
-    files: Vec<(String, String)>,
+    files: Vec<Source>,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    name: String,
+    text: String,
+    /// Where each line begins, so that a place is found in no time in a file of any size.
+    lines: Vec<usize>,
 }
 
 impl Sources {
     /// Adds a file's text.
     pub(crate) fn add(&mut self, name: String, text: String) -> FileId {
-        self.files.push((name, text));
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        self.files.push(Source { name, text, lines });
         FileId(self.files.len() - 1)
     }
 
     /// The file's text.
     pub(crate) fn text(&self, file: FileId) -> &str {
-        self.files.get(file.0).map_or("", |(_, text)| text)
+        self.files.get(file.0).map_or("", |source| &source.text)
     }
 
     /// The names of all files, in the order in which they were read.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|(name, _)| name.as_str())
+        self.files.iter().map(|source| source.name.as_str())
     }
 
     /// The line and column of the first byte of `span`.
@@ -58,12 +67,15 @@ impl Sources {
         while !text.is_char_boundary(start) {
             start -= 1;
         }
-        let before = &text[..start];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let Some(source) = self.files.get(file.0) else {
+            return Place { file: String::new(), line: 1, column: 1 };
+        };
+        let line = source.lines.partition_point(|begin| *begin <= start);
+        let begin = line.checked_sub(1).and_then(|line| source.lines.get(line)).copied().unwrap_or(0);
         Place {
-            file: self.files.get(file.0).map_or_else(String::new, |(name, _)| name.clone()),
-            line: u32::try_from(before.matches('\n').count() + 1).unwrap_or(u32::MAX),
-            column: u32::try_from(before[line_start..].chars().count() + 1).unwrap_or(u32::MAX),
+            file: source.name.clone(),
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+            column: u32::try_from(text[begin..start].chars().count() + 1).unwrap_or(u32::MAX),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::TABLE;
 use super::model::{Command, Elements, Object, Transaction};
-use super::table::{PortObjects, Tables};
+use super::table::{PortObjects, Tables, generation_chain};
 use super::vm::VmObjects;
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ pub fn install(tables: &Tables) -> Transaction {
     ];
     commands.extend(tables.port_sets().into_iter().map(Command::Add));
     commands.extend(tables.base_chains().into_iter().map(Command::Add));
+    commands.push(Command::Add(tables.chain(&generation_chain(tables.generation))));
     commands.extend(tables.base_rules().into_iter().map(Command::Add));
     commands.extend(tables.judge_rules().into_iter().map(Command::Add));
     for vm in tables.vms.values() {
@@ -47,6 +48,8 @@ pub fn update(old: &Tables, new: &Tables) -> Transaction {
     for (_, port) in new.ports.iter().filter(|(name, _)| is_touched(name)) {
         elements(new, port, Command::Add, &mut commands);
     }
+    commands.push(Command::Delete(old.chain(&generation_chain(old.generation))));
+    commands.push(Command::Add(new.chain(&generation_chain(new.generation))));
     commands.push(Command::Flush(new.chain("judge")));
     commands.extend(new.judge_rules().into_iter().map(Command::Add));
     Transaction { nftables: commands }

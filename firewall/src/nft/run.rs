@@ -53,6 +53,11 @@ impl Nft {
     /// Checks a transaction and then does it. The kernel takes all of it or nothing.
     pub fn apply(&self, transaction: &Transaction) -> Result<(), Error> {
         self.check(transaction)?;
+        self.commit(transaction)
+    }
+
+    /// Does a transaction. The kernel takes all of it or nothing.
+    pub fn commit(&self, transaction: &Transaction) -> Result<(), Error> {
         self.feed(transaction, &["-j", "-f", "-"], false)
     }
 

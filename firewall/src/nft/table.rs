@@ -67,6 +67,11 @@ pub fn mark(generation: u32) -> u32 {
     MARK | generation & 0x00ff_ffff
 }
 
+/// The name of the empty chain that tells which generation is in the kernel.
+pub fn generation_chain(generation: u32) -> String {
+    format!("generation-{generation}")
+}
+
 /// Compiles what a host's ports on one path need.
 pub fn tables(host: &Host, path: Path, generation: u32, moment: &Moment) -> Tables {
     let mut vms = BTreeMap::new();
