@@ -181,6 +181,10 @@ pub(crate) struct ScanArgs {
     /// Threads that scan [default: one a core]
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<std::num::NonZeroU8>,
+    /// Scan with libyara instead of boreal: slower, and it knows nothing again of a region that changed
+    #[cfg(feature = "libyara")]
+    #[arg(long)]
+    pub(crate) libyara: bool,
     /// Scan again so often, until interrupted: what did not change is not scanned again, what was told is not told again
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) every: Option<std::time::Duration>,

@@ -71,6 +71,8 @@ pub(super) fn run(output: Output, args: &ScanArgs) -> Result<Outcome> {
 fn plan(args: &ScanArgs) -> Result<Plan> {
     let rules = match args.every {
         _ if args.rules.is_empty() => Rules::none(),
+        #[cfg(feature = "libyara")]
+        _ if args.libyara => Rules::load_for_libyara(&args.rules)?,
         Some(_) => Rules::load_for_rescans(&args.rules)?,
         None => Rules::load(&args.rules)?,
     };

@@ -18,6 +18,8 @@ pub(crate) fn flat(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
     }
     let mut scanner = compiler.finalize();
     scanner.set_scan_params(ScanParams::default().compute_full_matches(true).process_memory(true));
+    #[cfg(feature = "libyara")]
+    libyara(rules, bytes, line);
     line("boreal, flat buffer", fastest(|| drop(std::hint::black_box(scanner.scan_mem(bytes)))));
 }
 
@@ -48,4 +50,36 @@ fn files(path: &Path) -> Vec<PathBuf> {
     let is_rules =
         |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|e| e == "yar" || e == "yara");
     entries.iter().filter(|path| is_rules(path)).flat_map(|path| files(path)).collect()
+}
+
+#[cfg(feature = "libyara")]
+fn libyara(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
+    let fresh = || {
+        let mut compiler = yara::Compiler::new().expect("a compiler");
+        EXTERNALS.iter().for_each(|name| compiler.define_variable(name, "").expect("a variable"));
+        compiler
+    };
+    let mut all = fresh();
+    let mut refused = 0;
+    for (number, file) in files(rules).iter().enumerate() {
+        let (text, namespace) = (text(file), number.to_string());
+        match fresh().add_rules_str_with_namespace(&text, &namespace) {
+            Ok(_) => all = all.add_rules_str_with_namespace(&text, &namespace).expect("it did compile"),
+            Err(_) => refused += 1,
+        }
+    }
+    let rules = all.compile_rules().expect("rules");
+    let mut scanner = rules.scanner().expect("a scanner");
+    scanner.set_flags(yara::ScanFlags::REPORT_RULES_MATCHING | yara::ScanFlags::PROCESS_MEMORY);
+    line("libyara, files refused", f64::from(refused));
+    let mut once = || drop(std::hint::black_box(scanner.scan_mem(bytes)));
+    // It takes seconds: three rounds are enough.
+    let rounds: Vec<f64> = (0..3)
+        .map(|_| {
+            let started = Instant::now();
+            once();
+            started.elapsed().as_nanos() as f64
+        })
+        .collect();
+    line("libyara, flat buffer", rounds.into_iter().fold(f64::MAX, f64::min));
 }

@@ -78,6 +78,9 @@ impl Finder {
         parts: &[Range<u64>],
         budget: Duration,
     ) -> Option<Vec<Place>> {
+        if parts.is_empty() {
+            return Some(Vec::new());
+        }
         self.find(&self.all, content.parts(parts), budget)
     }
 

@@ -22,6 +22,11 @@ mod fingerprint;
 mod hashes;
 mod judge;
 mod layout;
+#[cfg(feature = "libyara")]
+mod libyara;
+#[cfg(all(test, feature = "libyara"))]
+#[allow(clippy::indexing_slicing)]
+mod libyara_tests;
 mod paths;
 mod pool;
 mod reach;

@@ -15,11 +15,11 @@ const PAGES: usize = 40;
 const BUDGET: Duration = Duration::from_secs(600);
 
 /// Strings and conditions of every kind.
-const RULES: &str = r#"
+pub(super) const RULES: &str = r#"
 import "elf"
 private rule inner { strings: $a = "inner-needle" private condition: $a }
 rule plain { strings: $a = "alpha-needle" condition: $a }
-rule wide { strings: $a = "beta" wide fullword $b = "gamma" nocase wide ascii condition: any of them }
+rule broad { strings: $a = "beta" wide fullword $b = "gamma" nocase wide ascii condition: any of them }
 rule word { strings: $a = "delta" fullword condition: #a > 1 }
 rule jump { strings: $a = { 65 70 73 [2-30] ( 69 6c | 6f 6e ) ?? } condition: $a }
 rule far_jump { strings: $a = { 7a 65 74 61 [0-9000] 65 74 61 } condition: $a }
@@ -45,7 +45,7 @@ rule many { strings: $a = "aa" condition: #a > 9000 }
 "#;
 
 /// What is written: parts of strings, so that they also come about where two writes meet.
-const PIECES: [&[u8]; 36] = [
+pub(super) const PIECES: [&[u8]; 36] = [
     b"alpha-needle",
     b"alpha",
     b"-needle",
@@ -90,13 +90,13 @@ const HEADER: &[u8] =
 
 /// Memory of which a region has some pages, in no order.
 #[derive(Clone, Debug)]
-struct Region {
-    bytes: Vec<u8>,
-    layout: Layout,
+pub(super) struct Region {
+    pub(super) bytes: Vec<u8>,
+    pub(super) layout: Layout,
 }
 
 impl Region {
-    fn new(holes: &[usize], turn: usize) -> Region {
+    pub(super) fn new(holes: &[usize], turn: usize) -> Region {
         let mut layout = Layout { start: 0x7000_0000, ..Layout::default() };
         layout.end = layout.start + (PAGES * PAGE) as u64;
         layout.own_bytes = (PAGES * PAGE) as u64;
@@ -107,7 +107,7 @@ impl Region {
         Region { bytes: vec![0; PAGES * PAGE], layout }
     }
 
-    fn write(&mut self, at: usize, piece: usize) {
+    pub(super) fn write(&mut self, at: usize, piece: usize) {
         let piece = PIECES[piece];
         let at = at.min(self.bytes.len() - piece.len());
         self.bytes[at..at + piece.len()].copy_from_slice(piece);

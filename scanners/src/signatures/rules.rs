@@ -21,7 +21,7 @@ const MAX_FILES: usize = 100_000;
 const MAX_INCLUDE_DEPTH: u32 = 16;
 const MAX_INCLUDES: u32 = 10_000;
 /// What field rules expect to be told of a file.
-const EXTERNALS: [&str; 5] = ["filename", "filepath", "extension", "filetype", "owner"];
+pub(super) const EXTERNALS: [&str; 5] = ["filename", "filepath", "extension", "filetype", "owner"];
 
 /// Compiled rules.
 #[derive(Debug)]
@@ -61,6 +61,10 @@ pub enum RulesError {
     /// Every file is broken.
     #[error("none of the rule files can be used; {}: {}", .0.path.display(), .0.why)]
     AllBad(BadRules),
+    /// libyara cannot be used.
+    #[cfg(feature = "libyara")]
+    #[error("libyara: {0}")]
+    Libyara(String),
 }
 
 /// A rule file that was found.
@@ -75,15 +79,32 @@ struct Source {
 impl Rules {
     /// Compiles rule files; of a folder all those below it that end in `.yar` or `.yara`.
     pub fn load(paths: &[PathBuf]) -> Result<Rules, RulesError> {
-        Rules::compile(paths, false)
+        Ok(Rules::compile(paths, false)?.0)
     }
 
     /// The same, with what it takes to scan regions again of which little changed.
     pub fn load_for_rescans(paths: &[PathBuf]) -> Result<Rules, RulesError> {
-        Rules::compile(paths, true)
+        Ok(Rules::compile(paths, true)?.0)
     }
 
-    fn compile(paths: &[PathBuf], for_rescans: bool) -> Result<Rules, RulesError> {
+    /// The same for libyara. What boreal refuses is refused, and what libyara refuses beside that.
+    #[cfg(feature = "libyara")]
+    pub fn load_for_libyara(paths: &[PathBuf]) -> Result<Rules, RulesError> {
+        let (mut rules, sources) = Rules::compile(paths, false)?;
+        let texts = sources.iter().map(|source| (&*source.namespace, &*source.text));
+        let (engine, refused) =
+            super::libyara::Libyara::new(texts).map_err(|why| RulesError::Libyara(why.to_string()))?;
+        rules.engine = Box::new(engine);
+        rules.digest = blake3::keyed_hash(&rules.digest, b"libyara").into();
+        for (namespace, why) in refused {
+            let path = sources.iter().find(|source| source.namespace == namespace);
+            let path = path.map(|source| source.path.clone()).unwrap_or_default();
+            rules.bad.push(BadRules { path, why: format!("libyara: {why}") });
+        }
+        Ok(rules)
+    }
+
+    fn compile(paths: &[PathBuf], for_rescans: bool) -> Result<(Rules, Vec<Source>), RulesError> {
         let mut files = Vec::new();
         for path in paths {
             find(path, true, &mut files)?;
@@ -114,7 +135,7 @@ impl Rules {
         }
         match (good.len(), bad.first()) {
             (0, Some(first)) => Err(RulesError::AllBad(first.clone())),
-            _ => Ok(Rules::of(all.finalize(), &good, bad, for_rescans)),
+            _ => Ok((Rules::of(all.finalize(), &good, bad, for_rescans), good)),
         }
     }
 

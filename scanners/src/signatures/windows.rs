@@ -23,6 +23,8 @@ const PAGE_BYTES: u64 = 4096;
 const AROUND_BYTES: u64 = 16;
 /// Matches in a window that are remembered; one with more is searched again each time.
 const MAX_PLACES: usize = 64;
+/// A smaller region is scanned as it is: to start the engine some times over costs more.
+const MIN_REGION_BYTES: u64 = 64 << 10;
 /// A region whose fragments are more than a part of it is scanned as it is.
 const MIN_GAIN: u64 = 3;
 /// What modules take for a program when a region begins with it: PE, ELF, DEX, Mach-O.
@@ -65,6 +67,9 @@ pub(super) fn fragments(
     cache: &ScanCache,
     budget: Duration,
 ) -> Option<Vec<Range<u64>>> {
+    if content.present_bytes() < MIN_REGION_BYTES {
+        return None;
+    }
     let windows = content.windows(WINDOW_PAGES)?;
     let keys: Vec<Fingerprint> = windows
         .iter()
@@ -100,7 +105,8 @@ pub(super) fn fragments(
     if bytes.saturating_mul(MIN_GAIN) > content.present_bytes() {
         return None;
     }
-    (finder.all(content, &fragments, budget)? == places).then_some(fragments)
+    // Where nothing matches there is nothing to hold against what is known.
+    (fragments.is_empty() || finder.all(content, &fragments, budget)? == places).then_some(fragments)
 }
 
 impl Near {
