@@ -8,6 +8,7 @@ mod measure;
 mod ours;
 mod peers;
 mod report;
+mod scan;
 
 use crate::shell::{cargo, root, run, target_dir};
 use anyhow::{Context, Result, anyhow};
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Only build and boot what is measured
     #[arg(long, hide = true)]
     prepare: bool,
+    /// Only measure signature scans and print their section of the report
+    #[arg(long)]
+    scans: bool,
     /// Only run the Xen lab and print its figures
     #[arg(long, hide = true)]
     xen: bool,
@@ -51,6 +55,7 @@ pub(crate) struct Figures {
     guests: Vec<GuestFigures>,
     /// Listings of the large guest: cold and cached.
     large: Vec<(&'static str, Measured, Measured)>,
+    scans: scan::Scans,
     /// What the service domain of the Xen lab printed.
     xen: Result<BTreeMap<String, f64>, String>,
     volatility: String,
@@ -90,6 +95,11 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     if args.prepare {
         return prepare();
     }
+    if args.scans {
+        let ram = images::frozen(&frozen(KERNELS[1], MEMORY_MIB))?.ram;
+        print!("{}", scan::markdown(&scan::measure(&ram)));
+        return Ok(());
+    }
     if args.xen {
         let console = lynceus_lab::xen::run_all(&[(lynceus_lab::xen::Kind::Pvh, KernelVersion::V6_1)])?;
         console
@@ -122,6 +132,9 @@ fn prepare() -> Result<()> {
     packages::ensure(packages::ALL)?;
     run(&mut cargo(&["build", "--release", "--package", "lynceus"]))?;
     run(&mut cargo(&["bench", "--package", "lynceus-introspect", "--bench", "guest", "--no-run"]))?;
+    let scans =
+        ["bench", "--package", "lynceus-scanners", "--features", "libyara", "--bench", "scan", "--no-run"];
+    run(&mut cargo(&scans))?;
     for kernel in KERNELS {
         kernels::fetch(kernel)?;
         println!("an image of {MEMORY_MIB} MiB with {kernel}");
@@ -148,6 +161,7 @@ fn measure_all(args: &Args) -> Result<Figures> {
     Ok(Figures {
         guests,
         large: large(&folder, args)?,
+        scans: scan::measure(&images::frozen(&frozen(KERNELS[1], MEMORY_MIB))?.ram),
         xen: xen(),
         volatility: peers.volatility_version(),
         load_before: load_before.split_whitespace().next().unwrap_or("unknown").to_owned(),

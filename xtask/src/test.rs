@@ -18,6 +18,9 @@ pub(crate) fn run_all(passed_on: &[String]) -> Result<()> {
         test.args(["--skip", "volatility_"]);
     }
     run(&mut test)?;
+    // boreal against libyara, which nothing else is built with.
+    run(&mut cargo(&["test", "--package", "lynceus-scanners", "--features", "libyara", "libyara"]))?;
+    run(&mut cargo(&["test", "--package", "lynceus", "--features", "libyara", "--test", "engines"]))?;
     if let Err(reason) = oracle {
         eprintln!("\nSKIPPED: the tests against Volatility 3 (tests/oracle.rs, `volatility_*`): {reason:#}");
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const EXTERNALS: [&str; 5] = ["filename", "filepath", "extension", "filetype", "owner"];
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 
 /// Scans the buffer with each engine that there is.
 pub(crate) fn flat(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {

@@ -23,7 +23,9 @@ pub(super) fn run(
     tell: &mut dyn FnMut(Progress),
     find: impl FnOnce(&mut dyn FnMut(Job)) -> Partial<Finding>,
 ) -> (Partial<Finding>, Summary) {
-    let threads = threads.max(1);
+    if threads <= 1 {
+        return alone(bench, tell, find);
+    }
     let (send_job, jobs) = sync_channel(threads.saturating_mul(WAITING));
     let (send_done, done) = channel();
     let jobs = Arc::new(Mutex::new(jobs));
@@ -40,12 +42,20 @@ pub(super) fn run(
         done.iter().for_each(|done| collected.take(done));
         found
     });
-    let Collected { mut done, summary, .. } = collected;
-    done.sort_by_key(|done| done.index);
-    for done in done {
-        let items = found.absorb(done.found);
-        found.items.extend(items);
-    }
+    let summary = collected.put_into(&mut found);
+    (found, summary)
+}
+
+/// Without a thread: to hand a small region on costs as much as to scan it.
+fn alone(
+    bench: &Bench<'_>,
+    tell: &mut dyn FnMut(Progress),
+    find: impl FnOnce(&mut dyn FnMut(Job)) -> Partial<Finding>,
+) -> (Partial<Finding>, Summary) {
+    let mut collected = Collected { done: Vec::new(), summary: Summary::default(), tell };
+    let mut content = Content::default();
+    let mut found = find(&mut |job| collected.take(bench.judge(job, &mut content)));
+    let summary = collected.put_into(&mut found);
     (found, summary)
 }
 
@@ -74,6 +84,16 @@ impl Collected<'_> {
         while let Ok(done) = done.try_recv() {
             self.take(done);
         }
+    }
+
+    /// What was found, in the order of the regions.
+    fn put_into(mut self, found: &mut Partial<Finding>) -> Summary {
+        self.done.sort_by_key(|done| done.index);
+        for done in self.done {
+            let items = found.absorb(done.found);
+            found.items.extend(items);
+        }
+        self.summary
     }
 
     fn take(&mut self, done: Done) {

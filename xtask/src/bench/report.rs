@@ -43,6 +43,7 @@ const METHOD: &str = "
 
 ```sh
 cargo xtask bench                       # writes docs/benchmarks.md; Volatility 3 comes from PyPI
+cargo xtask bench --scans               # prints the section on signature scans
 export LYNCEUS_BENCH_VOL=…/bin/vol      # or this one
 export LYNCEUS_BENCH_LIBVMI=…/build/examples/vmi-process-list
 export LYNCEUS_BENCH_LIBVMI_SRC=…       # LibVMI's source tree: its loop in process is timed too
@@ -63,6 +64,7 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     }
     out.push_str(&in_process(figures));
     out.push_str(&large(figures));
+    out.push_str(&super::scan::markdown(&figures.scans));
     out.push_str(&xen(figures));
     out.push_str(METHOD);
     out
@@ -125,7 +127,7 @@ fn goal_table(figures: &Figures) -> String {
     out
 }
 
-fn verdict(goal: &Goal) -> &'static str {
+pub(crate) fn verdict(goal: &Goal) -> &'static str {
     match goal.met() {
         Some(true) => "met",
         Some(false) => "**falls short**",
@@ -283,7 +285,7 @@ fn times(value: &Result<f64, String>) -> String {
 }
 
 /// Three digits that matter.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
@@ -292,6 +294,6 @@ fn short(value: f64) -> String {
 }
 
 /// A reason, fit for a cell.
-fn cell(why: &str) -> String {
+pub(crate) fn cell(why: &str) -> String {
     why.lines().next().unwrap_or_default().replace('|', "/")
 }

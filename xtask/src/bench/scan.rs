@@ -1,0 +1,107 @@
+//! Signature scans: how near they come to the engines' own speed, and what the second one costs.
+
+use super::goals::{Goal, Limit, figure};
+use super::report::{cell, short, verdict};
+use super::{measure, peers};
+use crate::shell::cargo;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Nanoseconds and counts by their names.
+pub(crate) type Scans = Result<BTreeMap<String, f64>, String>;
+
+/// What the benchmark of the scanners prints about an image.
+pub(crate) fn measure(ram: &Path) -> Scans {
+    println!("signature scans");
+    let bench =
+        ["bench", "--quiet", "--package", "lynceus-scanners", "--features", "libyara", "--bench", "scan"];
+    let (text, _) = measure::output(cargo(&bench).env("LYNCEUS_BENCH_IMAGE", ram))
+        .map_err(|why| format!("cargo bench of lynceus-scanners: {why}"))?;
+    Ok(peers::figures(&String::from_utf8_lossy(&text)))
+}
+
+fn goals(scans: &Scans) -> Vec<Goal> {
+    let get = |name: &str| figure(scans.as_ref().map_err(Clone::clone)?, name);
+    let goal = |what, limit, value: Result<f64, String>| Goal { what, limit, values: vec![value] };
+    let over = |one: &str, other: &str| Ok(get(one)? / get(other)?);
+    let full = "full scan, one thread";
+    let rescan = |scope: &str, how: &str| {
+        over(
+            &format!("{scope}first scan with a cache"),
+            &format!("{scope}rescan, one page in 100 changed, {how}"),
+        )
+    };
+    let part = || Ok(get("cache bytes")? / get("cached scan bytes")? * 100.0);
+    vec![
+        goal(
+            "full scan, as a part of boreal's speed on the same bytes in one buffer",
+            Limit::Times(0.8),
+            over("boreal, flat buffer", full),
+        ),
+        goal(
+            "full scan, faster than libyara on that buffer",
+            Limit::Times(4.0),
+            over("libyara, flat buffer", full),
+        ),
+        goal("two threads, faster than one", Limit::Times(1.7), over(full, "full scan, two threads")),
+        goal(
+            "rescan after 1 % of pages changed, in clusters, in processes' own memory",
+            Limit::Times(20.0),
+            rescan("", "clustered"),
+        ),
+        goal("the same, anywhere, in files too", Limit::Times(20.0), rescan("", "anywhere")),
+        goal(
+            "all RAM: rescan after 1 % of pages changed, in clusters",
+            Limit::Times(20.0),
+            rescan("all RAM, ", "clustered"),
+        ),
+        goal("the same, anywhere", Limit::Times(20.0), rescan("all RAM, ", "anywhere")),
+        goal(
+            "ten clones, 1 % of whose pages differ, in the time of one",
+            Limit::AtMost(1.5, "×"),
+            over("ten clones", "one guest"),
+        ),
+        goal("cache, as a part of what was scanned", Limit::AtMost(1.0, "%"), part()),
+    ]
+}
+
+/// The section of the report.
+pub(crate) fn markdown(scans: &Scans) -> String {
+    let mut out = String::from("\n## Signature scans\n\n| goal | wanted | | |\n|---|---|---|---|\n");
+    for goal in goals(scans) {
+        let (wanted, unit) = match goal.limit {
+            Limit::AtMost(most, unit) => (format!("≤ {most} {unit}"), unit),
+            Limit::Times(least) => (format!("≥ {least} ×"), "×"),
+        };
+        let value = match goal.values.first() {
+            Some(Ok(value)) => format!("{} {unit}", short(*value)),
+            Some(Err(why)) => cell(why),
+            None => String::new(),
+        };
+        let _ = writeln!(out, "| {} | {wanted} | {value} | {} |", goal.what, verdict(&goal));
+    }
+    out.push_str("\n| | |\n|---|---|\n");
+    for (name, value) in scans.iter().flatten() {
+        let is_count = ["rules", "libyara, files refused"].contains(&name.as_str());
+        let value = if is_count {
+            short(*value)
+        } else if name.contains("bytes") {
+            format!("{} MB", short(value / 1e6))
+        } else {
+            format!("{} ms", short(value / 1e6))
+        };
+        let _ = writeln!(out, "| {name} | {value} |");
+    }
+    out.push_str(METHOD);
+    out
+}
+
+const METHOD: &str = "
+The lab's guest with kernel 6.12 and 512 MB, mapped; processes, cached files and the kernel, and then all RAM. The fastest of five
+rounds, because what else runs on the machine only ever makes a round slower. 5,000 rules of three strings each, made from pieces of the
+guest's own memory with one byte changed, so that the engine has as much to check as with rules from the field, which must not be
+copied here; `LYNCEUS_BENCH_RULES` names others. *In clusters*: eight neighbouring pages of memory that processes may write to, and so on
+until 1 % of all pages that are scanned have changed. *Anywhere*: single pages, in programs, cached files and the kernel's text too,
+as no guest does: a file of which a byte changed is scanned again as a whole, because its rules want its size.
+";
