@@ -7,7 +7,7 @@ use crate::{Detector, Finding, Limits, Severity, Subject};
 use lynceus_introspect::linux::{LinuxGuest, Task, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gva, Partial};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What is known of it.
 pub(crate) const DETECTOR: Detector = Detector {
@@ -16,7 +16,7 @@ pub(crate) const DETECTOR: Detector = Detector {
     about: "tasks missing from the task list or the pid table, against run queues and slab pages",
     limits: Limits {
         sees: "a task unlinked from the task list, from the pid table, from its process's thread list, or from all of them",
-        evaded_by: "code that runs without a task (in another's, in an interrupt), a task_struct copied out of its slab cache",
+        evaded_by: "code that runs without a task (in another's, in an interrupt), a task_struct copied out of its slab cache, one that sleeps off all lists with another's pid",
         false_positives: "none known: a task that is being made or reaped is looked at again",
     },
     next: "lynceus ps shows it, marked; its files, maps and sockets with --pid; then lynceus dump, before anything in the guest is touched",
@@ -83,7 +83,18 @@ fn sightings(view: &View<'_>, carved: &[Task]) -> Partial<Sighting> {
     let alive = carved.iter().filter(|task| view.is_living_task(task.at, task.pid));
     alive.for_each(|task| note(task.clone(), SLAB));
     all.items.extend(by_address.into_values());
+    leave_out_copies(&mut all.items);
     all
+}
+
+/// A task that is being made starts as a copy of the one that makes it, with that one's pid and state, and is on no list yet. A
+/// processor that is not given time may leave it so for longer than any confirmation waits.
+fn leave_out_copies(sightings: &mut Vec<Sighting>) {
+    let is_carved_only = |sighting: &Sighting| sighting.seen_in == [SLAB];
+    let originals = sightings.iter().filter(|sighting| !is_carved_only(sighting));
+    let known: HashSet<(u32, u32)> =
+        originals.map(|sighting| (sighting.task.pid, sighting.task.tgid)).collect();
+    sightings.retain(|found| !is_carved_only(found) || !known.contains(&(found.task.pid, found.task.tgid)));
 }
 
 fn finding(sighting: Sighting, missing_from: Vec<&'static str>) -> Finding {
@@ -97,4 +108,32 @@ fn finding(sighting: Sighting, missing_from: Vec<&'static str>) -> Finding {
     );
     let subject = Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm, address: task.at.0 };
     Finding { seen_in, missing_from, ..DETECTOR.finding(Severity::Critical, summary, subject) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sighting(address: u64, pid: u32, seen_in: &[&'static str]) -> Sighting {
+        let (comm, none) = (String::new(), Gva(0));
+        let (at, tgid, ppid, state, kthread) = (Gva(address), pid, 1, 'R', false);
+        let start_boottime_ns = 0;
+        let (mm, files, fs) = (none, none, none);
+        let task = Task { at, pid, tgid, ppid, comm, state, kthread, start_boottime_ns, mm, files, fs };
+        Sighting { task, seen_in: seen_in.to_vec() }
+    }
+
+    /// Seen on a busy guest whose processor waited for the host's: a fork that had only begun.
+    #[test]
+    fn a_task_that_is_being_made_is_not_hidden() {
+        let mut all = vec![
+            sighting(0x1000, 7, &[LIST, TABLE, SLAB]),
+            sighting(0x2000, 7, &[SLAB]),
+            sighting(0x3000, 8, &[SLAB]),
+            sighting(0x4000, 7, &[QUEUES, SLAB]),
+        ];
+        leave_out_copies(&mut all);
+        let left: Vec<u64> = all.iter().map(|sighting| sighting.task.at.0).collect();
+        assert_eq!(left, [0x1000, 0x3000, 0x4000]);
+    }
 }
