@@ -87,6 +87,21 @@ pub enum Subject {
         /// The file or name of the map, or of the part of the kernel.
         path: String,
     },
+    /// A socket.
+    Socket {
+        /// Its protocol, as `/proc/net` names the file of it.
+        protocol: String,
+        /// This end.
+        local: String,
+        /// The other end.
+        remote: String,
+        /// Its state, as `ss` prints it.
+        state: &'static str,
+        /// Inode number, as in `socket:[N]`.
+        inode: u64,
+        /// Address of its `struct sock`.
+        address: u64,
+    },
     /// Something that the guest's memory and a trusted profile of the same build tell differently.
     Profile {
         /// The symbol, or the structure and its member.

@@ -21,8 +21,8 @@ pub use integrity::{
     trace_handlers,
 };
 pub use processes::{
-    dispatched, executable_memory, odd_executables, preloaded_libraries, process_hollowing, ptrace_links,
-    raised_credentials,
+    dispatched, executable_memory, hidden_sockets, odd_executables, preloaded_libraries, process_hollowing,
+    ptrace_links, raised_credentials,
 };
 pub use profiles::profile_disagreements;
 
@@ -86,6 +86,7 @@ pub const DETECTORS: &[Detector] = &[
     processes::executable_memory::DETECTOR,
     processes::hollowing::DETECTOR,
     processes::raised::DETECTOR,
+    processes::sockets::DETECTOR,
     processes::tracing::TRACED,
     processes::tracing::DISPATCHED,
 ];

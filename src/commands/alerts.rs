@@ -60,6 +60,7 @@ impl Row for AlertRow {
             Subject::Memory { path, .. } => path.clone(),
             Subject::Kernel { symbol, .. } => symbol.clone(),
             Subject::File { path, fs, inode, .. } => format!("file {path} ({fs}, inode {inode})"),
+            Subject::Socket { protocol, local, .. } => format!("socket {protocol} {local}"),
             Subject::Profile { symbol, .. } => format!("symbol or type {symbol}"),
         };
         vec![

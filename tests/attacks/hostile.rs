@@ -390,6 +390,10 @@ pub(crate) fn look_everywhere(view: &View<'_>) -> Vec<Gap> {
         let found = all.ok("namespaces", task.at, view.namespaces(task));
         namespaces.extend(found.filter(|found| found.mnt.is_some()).map(|found| found.mnt_at));
         all.absorb(view.files(task.files));
+        all.absorb(view.sockets_held(task));
+        all.ok("tracer", task.at, view.tracer(task));
+        all.ok("dispatch", task.at, view.user_dispatch(task));
+        all.ok("parent", task.at, view.parent(task));
         if !task.mm.is_null() {
             look_at_memory(view, task, &mut all);
         }
@@ -398,7 +402,9 @@ pub(crate) fn look_everywhere(view: &View<'_>) -> Vec<Gap> {
         all.absorb(view.mounts(at, None));
     }
     let owners = tasks.iter().take(100).map(|task| (task.pid, task.comm.clone(), task.files));
-    all.absorb(view.sockets_of(owners));
+    let sockets = view.sockets_of(owners);
+    let sockets = all.absorb(sockets);
+    all.absorb(view.files_in_flight(&sockets));
     all.absorb(view.modules_in_tree());
     all.absorb(view.modules_in_sysfs());
     for module in all.absorb(view.modules()).iter().take(100) {
@@ -424,6 +430,17 @@ fn look_at_memory(view: &View<'_>, task: &Task, all: &mut Partial<()>) {
     all.ok("cmdline", mm.at, view.cmdline(&mm));
     all.ok("environ", mm.at, view.environ(&mm));
     all.absorb(view.maps(&mm));
+    all.ok("start", mm.at, view.started_as(&mm));
+    if mm.exe_file.is_null() {
+        return;
+    }
+    all.absorb(view.mapped_file_pages(mm.exe_file));
+    if let Some(entry) = all.ok("entry", mm.exe_file, view.entry_of_file(mm.exe_file)) {
+        let name = all.ok("name", entry.at, view.entry_name(entry.at)).unwrap_or_default();
+        all.ok("directory", entry.parent, view.lookup(entry.parent, &name));
+        let info = all.ok("inode", entry.inode, view.file_info(entry.inode));
+        all.absorb(view.file_start(entry.inode, info.map_or(0, |info| info.size_bytes), 1 << 20));
+    }
 }
 
 /// Whether one of the gaps is there for this reason.

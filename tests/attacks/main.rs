@@ -13,6 +13,7 @@ mod planted;
 mod pointers;
 mod scanning;
 mod signatures;
+mod sockets;
 mod strings;
 mod symbols;
 mod tearing;

@@ -11,6 +11,7 @@ mod jit;
 mod places;
 pub(crate) mod preload;
 pub(crate) mod raised;
+pub(crate) mod sockets;
 pub(crate) mod tracing;
 
 pub use executable_memory::executable_memory;
@@ -18,6 +19,7 @@ pub use executables::odd_executables;
 pub use hollowing::process_hollowing;
 pub use preload::preloaded_libraries;
 pub use raised::raised_credentials;
+pub use sockets::hidden_sockets;
 pub use tracing::{dispatched, ptrace_links};
 
 use crate::crossview::{BETWEEN, CONFIRMATIONS};

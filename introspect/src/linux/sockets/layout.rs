@@ -1,5 +1,6 @@
 //! Members of sockets and of the tables that hold them.
 
+use super::held::FlightLayout;
 use crate::linux::Resolved;
 use crate::linux::record::Span;
 use lynceus_profiles::{Field, Profile};
@@ -15,6 +16,7 @@ pub struct SocketsLayout {
     pub(super) unix: Resolved<UnixLayout>,
     pub(super) packet: Resolved<PacketLayout>,
     pub(super) netlink: Resolved<NetlinkLayout>,
+    pub(super) flight: Resolved<FlightLayout>,
 }
 
 /// Members of `struct sock` and of its mini forms.
@@ -40,12 +42,15 @@ pub(super) struct SockLayout {
     pub number: Field,
     pub uid: Field,
     pub socket: Field,
+    pub user_data: Field,
     pub tw_substate: Field,
     /// From a `struct socket` to its inode.
     pub inode: u32,
     pub inode_number: Field,
     /// From a `struct socket` to its `struct sock`.
     pub sock: Field,
+    /// From a `struct socket` to its `struct file`.
+    pub file: Field,
 }
 
 /// Members of `struct net`.
@@ -144,6 +149,7 @@ impl SocketsLayout {
             unix: UnixLayout::resolve(profile),
             packet: PacketLayout::resolve(profile),
             netlink: NetlinkLayout::resolve(profile),
+            flight: FlightLayout::resolve(profile),
         })
     }
 }
@@ -160,7 +166,7 @@ impl SockLayout {
         let addresses6 = common("skc_v6_rcv_saddr").and_then(|at| Ok((at, common("skc_v6_daddr")?))).ok();
         let listener = common("skc_listener")?;
         let (kind, number) = (sock("sk_type")?, sock("sk_protocol")?);
-        let (uid, socket) = (sock("sk_uid")?, sock("sk_socket")?);
+        let (uid, socket, user_data) = (sock("sk_uid")?, sock("sk_socket")?, sock("sk_user_data")?);
         let mut shared = vec![local4, remote4, remote_port, local_port, family, state, net, listener];
         shared.extend([reuse_port, ipv6_only]);
         shared.extend(addresses6.into_iter().flat_map(|(local, remote)| [local, remote]));
@@ -183,10 +189,12 @@ impl SockLayout {
             number,
             uid,
             socket,
+            user_data,
             tw_substate: profile.field("inet_timewait_sock", "tw_substate")?,
             inode: profile.field("socket_alloc", "vfs_inode")?.offset,
             inode_number: profile.field("inode", "i_ino")?,
             sock: profile.field("socket", "sk")?,
+            file: profile.field("socket", "file")?,
         })
     }
 }

@@ -12,6 +12,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod held;
 mod layout;
 mod sock;
 mod tables;

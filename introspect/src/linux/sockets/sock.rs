@@ -49,6 +49,8 @@ impl<'v, 'a> Socks<'v, 'a> {
             remote: Endpoint::None,
             uid: 0,
             inode: 0,
+            file: Gva(0),
+            user_data: Gva(0),
             namespace: self.namespace(common.pointer(layout.net)?)?,
             ipv6_only: common.integer(layout.ipv6_only)? != 0,
             reuse_port: common.integer(layout.reuse_port)? != 0,
@@ -77,7 +79,12 @@ impl<'v, 'a> Socks<'v, 'a> {
         (socket.kind, socket.number) = (full.u16(layout.kind)?, full.u16(layout.number)?);
         socket.protocol = Protocol::of(socket.family, socket.kind, socket.number);
         socket.uid = full.u32(layout.uid)?;
-        socket.inode = self.inode(full.pointer(layout.socket)?)?;
+        let opened = full.pointer(layout.socket)?;
+        socket.inode = self.inode(opened)?;
+        socket.user_data = full.pointer(layout.user_data)?;
+        if !opened.is_null() {
+            socket.file = Gva(self.view.integer(opened, layout.file)?);
+        }
         if socket.protocol == Protocol::Raw
             && let Endpoint::Inet(remote) = &mut socket.remote
         {

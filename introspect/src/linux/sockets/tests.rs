@@ -45,10 +45,12 @@ fn bench() -> Bench {
         number: protocol,
         uid,
         socket,
+        user_data: pointer(112),
         tw_substate: number(56, 1),
         inode: 32,
         inode_number: number(0, 8),
         sock: pointer(0),
+        file: pointer(8),
     };
     let tcp = TcpTables {
         global: gva(TABLE).0,
@@ -68,6 +70,7 @@ fn bench() -> Bench {
         unix: missing(),
         packet: missing(),
         netlink: missing(),
+        flight: missing(),
     });
     bench.link(TABLE, HASH).u32(TABLE + 8, 3).u32(TABLE + 12, 0).link(TABLE + 16, LISTENERS);
     bench.u32(NET + 16, 77);
@@ -170,4 +173,51 @@ fn names_of_states_and_protocols() {
     assert_eq!(Protocol::of(2, 2, 17), Protocol::Udp);
     let wrapped = Endpoint::Inet("[::ffff:1.2.3.4]:5".parse().expect("an address"));
     assert_eq!(wrapped.ip(), Some([1, 2, 3, 4].into()));
+}
+
+/// A message to the socket at 0x5000, with `count` descriptors.
+fn in_flight(count: u32) -> Partial<crate::Gva> {
+    let mut bench = bench();
+    let flight = held::FlightLayout {
+        queue: composite(120, 16),
+        control: composite(24, 48),
+        files: pointer(8),
+        count: number(0, 2),
+        list: composite(8, 16),
+    };
+    bench.layouts().sockets.as_mut().expect("its layout").flight = Ok(flight);
+    bench.link(0x5078, 0x6000).link(0x5080, 0x6000).link(0x6000, 0x5078).link(0x6008, 0x5078);
+    bench.link(0x6020, 0x7000).u32(0x7000, count).link(0x7008, 0x100).link(0x7010, 0x200);
+    bench.look(|view| {
+        let socket = Socket {
+            at: gva(0x5000),
+            protocol: Protocol::Unix,
+            family: 1,
+            kind: 2,
+            number: 0,
+            state: SocketState(7),
+            local: Endpoint::None,
+            remote: Endpoint::None,
+            uid: 0,
+            inode: 0,
+            file: crate::Gva(0),
+            user_data: crate::Gva(0),
+            namespace: 0,
+            ipv6_only: false,
+            reuse_port: false,
+            in_table: true,
+            owners: Vec::new(),
+        };
+        let other = Socket { protocol: Protocol::Udp, ..socket.clone() };
+        view.files_in_flight(&[socket, other])
+    })
+}
+
+#[test]
+fn files_in_messages_are_found() {
+    let found = in_flight(2);
+    assert!(found.is_complete(), "{:?}", found.gaps);
+    assert_eq!(found.items, [gva(0x100), gva(0x200)]);
+    assert!(in_flight(0).items.is_empty());
+    assert_eq!(in_flight(4000).gaps[0].reason, GapReason::Limit(256));
 }

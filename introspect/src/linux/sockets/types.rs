@@ -26,6 +26,10 @@ pub struct Socket {
     pub uid: u32,
     /// Inode number, as in `socket:[N]`; 0 where it belongs to no file.
     pub inode: u64,
+    /// Its open file (`struct file`); null for one that the kernel made for itself, or that nobody has accepted yet.
+    pub file: Gva,
+    /// What another part of the kernel that uses it keeps with it; null where none does.
+    pub user_data: Gva,
     /// Inode number of its network namespace.
     pub namespace: u32,
     /// An IPv6 socket that takes no IPv4 traffic.
