@@ -109,9 +109,12 @@ fn disguise(site: &PatchSite, at: Gva, to: Gva) -> Vec<u8> {
     }
 }
 
+/// A kind of rewriting, and what is of it.
+type Kind = (&'static str, fn(&Patch) -> bool);
+
 #[test]
 fn a_rewrite_that_the_kernel_would_not_do_is_found() {
-    let kinds: [(&str, fn(&Patch) -> bool); 10] = [
+    let kinds: [Kind; 10] = [
         ("static key", |patch| matches!(patch, Patch::StaticKey(_))),
         ("trace", |patch| matches!(patch, Patch::Trace)),
         ("lock", |patch| matches!(patch, Patch::Lock)),
