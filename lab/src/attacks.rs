@@ -96,6 +96,8 @@ pub const ATTACKS: &[Attack] = &[
     ),
     module("helper program", "helper_program", &[], "text", &[At("modprobe_path", 0), Text("/tmp/x")]),
     module("credentials of another", "shared_credentials", &[], "creds", &[Pid("lab-user")]),
+    module("root written over a user", "raised_credentials", &[], "raise", &[Pid("lab-command")]),
+    module("port that nobody has open", "hidden_socket", &[], "port", &[Pid("lab-net")]),
     program("code in writable memory", "executable_memory", "attack-rwx"),
     program("code written, then made executable", "executable_memory", "attack-late"),
     program("program loaded without a file", "executable_memory", "attack-loader"),
