@@ -88,7 +88,7 @@ fn lint_finds_what_does_nothing_and_what_is_not_done() -> Result<()> {
     ensure!(of("redundant")?["message"].as_str().is_some_and(|text| text.contains("all/same")));
     ensure!(of("expired")?["place"]["line"] == 32, "{said}");
     ensure!(of("process-not-enforced")?["level"] == "error");
-    of("names-looked-up-once")?;
+    of("names-by-the-minute")?;
     of("no-management")?;
     Ok(())
 }

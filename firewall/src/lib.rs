@@ -18,6 +18,7 @@ pub mod packet;
 pub mod ports;
 pub mod state;
 pub mod suite;
+pub mod tiers;
 
 pub use compile::compile;
 pub use evaluate::{By, Decision, Mismatch, Moment, Names, Outcome, Step, judge};

@@ -47,10 +47,10 @@ fn alone(rule: &Rule, moment: &Moment) -> Vec<Lint> {
     }
     if !rule.names.is_empty() {
         let message = format!(
-            "rule `{}`: names are looked up when the policy is applied, and then only; apply again when they change",
+            "rule `{}`: names are looked up when the policy is applied, and every minute while `lynceus firewall run` runs; their TTL is not honoured",
             rule.id
         );
-        lints.push(lint("names-looked-up-once", Level::Warning, message));
+        lints.push(lint("names-by-the-minute", Level::Note, message));
     }
     lints
 }

@@ -57,6 +57,9 @@ pub struct State {
     /// What DNS names stood for.
     #[serde(default)]
     pub names: Names,
+    /// The highest serial number of a bundle that was applied.
+    #[serde(default)]
+    pub serial: u64,
     /// The VMs that are isolated.
     #[serde(default)]
     pub isolated: BTreeSet<String>,
@@ -74,6 +77,7 @@ impl Default for State {
             vms: BTreeMap::new(),
             ports: BTreeMap::new(),
             names: Names::new(),
+            serial: 0,
             isolated: BTreeSet::new(),
             fingerprints: BTreeMap::new(),
         }

@@ -27,6 +27,7 @@
 //!
 //! *Trusts*: the folder that it is given. *Never*: skips a rule in silence, asks the network, or reads outside of that folder.
 
+pub mod bundle;
 mod error;
 mod graph;
 mod lint;

@@ -179,6 +179,9 @@ pub struct ChainDefault {
     /// The policy that says so; none where no policy does, and then it is deny.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// That policy's tier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
 }
 
 impl ChainDefault {

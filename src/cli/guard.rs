@@ -33,13 +33,23 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         state: StateArgs,
     },
+    /// Put a policy's files into one file that can be signed with minisign, and applied
+    Bundle {
+        /// The file to write: NAME.bundle
+        out: PathBuf,
+        /// Higher than that of every bundle before it
+        #[arg(long)]
+        serial: u64,
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
     /// Print the JSON Schema of policy files, for editors
     Schema,
 }
 
 #[derive(Args)]
 pub(crate) struct FolderArgs {
-    /// The folder with the policy files, or one file
+    /// The folder with the policy files, one file, or a bundle (*.bundle)
     #[arg(long, value_name = "DIR", env = "LYNCEUS_POLICY", default_value = "/etc/lynceus/policy")]
     pub(crate) policy: PathBuf,
 }
@@ -85,6 +95,9 @@ pub(crate) struct ApplyArgs {
     pub(crate) folder: FolderArgs,
     #[command(flatten)]
     pub(crate) state: StateArgs,
+    /// Which keys are trusted, and whether a signature is required
+    #[arg(long, value_name = "FILE", env = "LYNCEUS_TRUST", default_value = "/etc/lynceus/trust.toml")]
+    pub(crate) trust: PathBuf,
     /// Go back to what was before unless `lynceus policy confirm` says so in time, such as 120s
     #[arg(long, value_name = "TIME")]
     pub(crate) confirm: Option<humantime::Duration>,
@@ -104,6 +117,8 @@ pub(crate) enum FirewallCommand {
     Status(StateArgs),
     /// Show how often each rule matched
     Rules(StateArgs),
+    /// Stay and enforce: ports that come and go, hours, names, other people's changes
+    Run(StateArgs),
     /// Enforce again what was enforced last: after a reboot, or after somebody else changed the rules
     Restore(StateArgs),
 }

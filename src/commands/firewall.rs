@@ -22,6 +22,7 @@ pub(super) fn run(output: Output, command: FirewallCommand) -> Result<Outcome> {
     match command {
         FirewallCommand::Status(state) => status(output, &state),
         FirewallCommand::Rules(state) => rules(output, &state),
+        FirewallCommand::Run(state) => super::enforcer::run(output, &state),
         FirewallCommand::Restore(state) => restore(&state),
     }
 }
@@ -254,7 +255,7 @@ pub(super) fn isolate(args: &IsolateArgs, is_isolated: bool) -> Result<Outcome> 
 }
 
 /// Enforces the last good rules again, for the ports as they are now.
-fn restore(args: &StateArgs) -> Result<Outcome> {
+pub(super) fn restore(args: &StateArgs) -> Result<Outcome> {
     let store = Store::open(&args.state)?;
     let nft = Nft::default();
     // What was not confirmed before a crash is not the last good one.

@@ -4,6 +4,7 @@ mod alerts;
 mod bpf;
 mod check;
 mod dump;
+mod enforcer;
 mod explain;
 mod files;
 mod firewall;

@@ -3,9 +3,11 @@
 //! Everything goes through the program and is seen from the outside: `lynceus policy apply` in the host's namespace, connections tried
 //! and frames sent in the others'. They need root, nft and ip; `cargo xtask test` sees to that.
 
+mod enforcer;
 mod pains;
 #[path = "../../firewall/tests/random/mod.rs"]
 mod random;
 mod spoofing;
+mod trust;
 mod truth;
 mod world;

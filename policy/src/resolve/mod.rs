@@ -97,6 +97,7 @@ impl Policy {
                 audit: false,
                 log: true,
                 policy: self.isolation.policy.clone(),
+                tier: None,
             };
             chain
         };

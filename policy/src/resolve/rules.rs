@@ -118,7 +118,10 @@ fn finish(name: &str, policy: &PolicyEntry, full: &Full) -> Drafts {
         let log = full.default.log.unwrap_or(true);
         verdict.map(|verdict| {
             let audit = mode == Mode::Audit;
-            (direction, ChainDefault { verdict, audit, log, policy: Some(name.to_owned()) })
+            (
+                direction,
+                ChainDefault { verdict, audit, log, policy: Some(name.to_owned()), tier: Some(policy.tier) },
+            )
         })
     };
     let defaults = [default(Direction::In, full.default.r#in), default(Direction::Out, full.default.out)];

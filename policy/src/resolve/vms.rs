@@ -152,7 +152,7 @@ fn selected(resolver: &mut Resolver<'_>, name: &str, entry: &Entry<PolicyEntry>)
 pub(super) fn empty_chain() -> Chain {
     Chain {
         tiers: Tier::ALL.map(|tier| TierRules { tier, rules: Vec::new() }).to_vec(),
-        default: ChainDefault { verdict: Verdict::Deny, audit: false, log: true, policy: None },
+        default: ChainDefault { verdict: Verdict::Deny, audit: false, log: true, policy: None, tier: None },
     }
 }
 

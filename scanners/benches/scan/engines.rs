@@ -3,6 +3,7 @@
 use boreal::compiler::{CompilerBuilder, CompilerParams};
 use boreal::scanner::ScanParams;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 const EXTERNALS: [&str; 5] = ["filename", "filepath", "extension", "filetype", "owner"];
 const ROUNDS: usize = 5;
@@ -19,22 +20,19 @@ pub(crate) fn flat(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
     scanner.set_scan_params(ScanParams::default().compute_full_matches(true).process_memory(true));
     #[cfg(feature = "libyara")]
     libyara(rules, bytes, line);
-    line("boreal, flat buffer", fastest(ROUNDS, || drop(std::hint::black_box(scanner.scan_mem(bytes)))));
+    line("boreal, flat buffer", fastest(|| drop(std::hint::black_box(scanner.scan_mem(bytes)))));
 }
 
-fn fastest(rounds: usize, mut work: impl FnMut()) -> f64 {
-    (0..rounds).map(|_| busy(&mut work)).fold(f64::MAX, f64::min)
-}
-
-/// Nanoseconds for which this thread was on a processor: other work on the machine is not counted.
-pub(crate) fn busy(work: impl FnOnce()) -> f64 {
-    let nanos = || {
-        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a kernel that counts");
-        stat.split(' ').next().and_then(|first| first.parse::<u64>().ok()).expect("nanoseconds")
-    };
-    let before = nanos();
-    work();
-    (nanos() - before) as f64
+pub(crate) fn fastest(mut work: impl FnMut()) -> f64 {
+    let mut rounds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let started = Instant::now();
+            work();
+            started.elapsed().as_nanos() as f64
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds[0]
 }
 
 fn text(path: &Path) -> String {
@@ -74,7 +72,14 @@ fn libyara(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
     let mut scanner = rules.scanner().expect("a scanner");
     scanner.set_flags(yara::ScanFlags::REPORT_RULES_MATCHING | yara::ScanFlags::PROCESS_MEMORY);
     line("libyara, files refused", f64::from(refused));
+    let mut once = || drop(std::hint::black_box(scanner.scan_mem(bytes)));
     // It takes seconds: three rounds are enough.
-    let once = || drop(std::hint::black_box(scanner.scan_mem(bytes)));
-    line("libyara, flat buffer", fastest(3, once));
+    let rounds: Vec<f64> = (0..3)
+        .map(|_| {
+            let started = Instant::now();
+            once();
+            started.elapsed().as_nanos() as f64
+        })
+        .collect();
+    line("libyara, flat buffer", rounds.into_iter().fold(f64::MAX, f64::min));
 }

@@ -36,10 +36,10 @@ fn main() {
     let (alone, summary) = fastest(|| full(&look.guest, &Wanted::new(&rules, DEFAULT)));
     line("scanned bytes", summary.bytes as f64);
     line("full scan, one thread", alone);
-    for (name, threads) in [("one thread", 1), ("two threads", 2)] {
-        let wanted = Wanted { threads, ..Wanted::new(&rules, DEFAULT) };
-        line(&format!("by the clock, {name}"), fastest(|| by_the_clock(&look.guest, &wanted)).0);
-    }
+    line(
+        "full scan, two threads",
+        fastest(|| full(&look.guest, &Wanted { threads: 2, ..Wanted::new(&rules, DEFAULT) })).0,
+    );
     let flat = guest::flat(&look);
     line("flat bytes", flat.len() as f64);
     engines::flat(&rules_path, &flat, &line);
@@ -57,23 +57,11 @@ fn fastest<T>(mut work: impl FnMut() -> (f64, T)) -> (f64, T) {
     rounds.swap_remove(0)
 }
 
-/// Processor time of a scan by this thread alone.
 fn full(guest: &LinuxGuest, wanted: &Wanted<'_>) -> (f64, Summary) {
-    let mut summary = Summary::default();
-    (engines::busy(|| summary = scan(guest, wanted)), summary)
-}
-
-/// Time of a scan by the clock.
-fn by_the_clock(guest: &LinuxGuest, wanted: &Wanted<'_>) -> (f64, Summary) {
     let started = Instant::now();
-    let summary = scan(guest, wanted);
-    (started.elapsed().as_nanos() as f64, summary)
-}
-
-fn scan(guest: &LinuxGuest, wanted: &Wanted<'_>) -> Summary {
     let (found, summary) = signatures::scan(guest, &Options::default(), wanted, &mut |_| ());
     std::hint::black_box(found);
-    summary
+    (started.elapsed().as_nanos() as f64, summary)
 }
 
 /// A first scan, a second one of the same, and second ones after one page in a hundred was written to.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use lynceus_firewall::enforce::{self, Done};
 use lynceus_firewall::nft::Nft;
 use lynceus_firewall::state::{State, Store, Vm};
-use lynceus_firewall::{Moment, lint};
+use lynceus_firewall::{Moment, lint, tiers};
+use lynceus_policy::bundle::{self, Bundle, Trust, TrustError, TrustedKey};
 use lynceus_policy::{FORMAT, Level, Policy, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Checks, tests and enforces.
 pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
-    let policy = super::load(Output::new(false), &args.folder.policy)?;
+    let trust = Trust::load(&args.trust)?;
+    let (policy, signer, serial) = trusted(&trust, &args.folder.policy)?;
     refuse_what_is_not_enforced(&policy)?;
     let store = Store::open(&args.state.state)?;
     let nft = Nft::default();
@@ -26,6 +28,7 @@ pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
     let old = store.enforced()?;
     let mut complete = Outcome::Clean;
     let mut new = state(&policy, old.as_ref(), &nft, &mut complete)?;
+    refuse_what_is_not_signed_for(signer, serial, old.as_ref(), &mut new)?;
     refuse_failed_tests(&policy, &new)?;
     let started = Instant::now();
     let done = match (&args.confirm, &old) {
@@ -48,6 +51,38 @@ pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
     };
     tell(&new, done, started.elapsed());
     Ok(complete)
+}
+
+/// The policy, who signed it, and its serial number. A folder has neither. What is applied is the very bytes that were signed.
+fn trusted<'a>(trust: &'a Trust, path: &Path) -> Result<(Policy, Option<&'a TrustedKey>, Option<u64>)> {
+    if !super::is_bundle(path) {
+        if trust.require_signature {
+            return Err(TrustError::Unsigned.into());
+        }
+        return Ok((super::load(Output::new(false), path)?, None, None));
+    }
+    let (bundle, bytes) = Bundle::read(path)?;
+    let mut signature = path.as_os_str().to_owned();
+    signature.push(".minisig");
+    let signer = trust.signer(&bytes, Path::new(&signature))?;
+    Ok((Policy::of(&bundle.folder()?)?, signer, Some(bundle.serial)))
+}
+
+/// An older bundle is refused, and one that changes what its signer may not change.
+fn refuse_what_is_not_signed_for(
+    signer: Option<&TrustedKey>,
+    serial: Option<u64>,
+    old: Option<&State>,
+    new: &mut State,
+) -> Result<(), TrustError> {
+    let last = old.map_or(0, |old| old.serial);
+    new.serial = serial.unwrap_or(last);
+    if new.serial < last {
+        return Err(TrustError::Older { serial: new.serial, last });
+    }
+    let nothing = BTreeMap::new();
+    let changed = tiers::changed(old.map_or(&nothing, |old| &old.vms), &new.vms);
+    signer.map_or(Ok(()), |signer| bundle::may_change(signer, &changed))
 }
 
 /// A policy that says more than this version does would protect less than its author thinks.
@@ -112,6 +147,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
         vms,
         ports,
         names,
+        serial: 0,
         isolated,
         fingerprints: BTreeMap::new(),
     })

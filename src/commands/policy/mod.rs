@@ -9,8 +9,9 @@ mod test;
 
 use crate::cli::PolicyCommand;
 use crate::output::{Outcome, Output, escape};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lynceus_firewall::{By, Decision};
+use lynceus_policy::bundle::Bundle;
 use lynceus_policy::{LoadError, Policy};
 use serde::Serialize;
 use std::path::Path;
@@ -26,6 +27,12 @@ pub(super) fn run(output: Output, command: PolicyCommand) -> Result<Outcome> {
         PolicyCommand::Apply(args) => apply::run(&args),
         PolicyCommand::Confirm(state) => apply::confirm(&state),
         PolicyCommand::Rollback { wait, state } => apply::roll_back(&state, wait),
+        PolicyCommand::Bundle { out, serial, folder } => {
+            let bundle = Bundle::pack(&folder.policy, serial)?;
+            std::fs::write(&out, bundle.to_bytes()?).with_context(|| out.display().to_string())?;
+            println!("{}: serial {serial}; sign it with: minisign -S -m {}", out.display(), out.display());
+            Ok(Outcome::Clean)
+        }
         PolicyCommand::Schema => {
             output.json_line(&lynceus_policy::syntax::schema())?;
             Ok(Outcome::Clean)
@@ -42,7 +49,11 @@ fn load(output: Output, folder: &Path) -> Result<Policy> {
         column: u32,
         error: String,
     }
-    let loaded = Policy::load(folder);
+    let loaded = if is_bundle(folder) {
+        Bundle::read(folder)?.0.folder().and_then(|folder| Policy::of(&folder))
+    } else {
+        Policy::load(folder)
+    };
     if let (Err(LoadError::Policy(errors)), true) = (&loaded, output.is_json()) {
         for error in &errors.errors {
             let (place, text) = (&error.place, error.kind.to_string());
@@ -51,6 +62,11 @@ fn load(output: Output, folder: &Path) -> Result<Policy> {
         }
     }
     Ok(loaded?)
+}
+
+/// A bundle is known by its name: what its content says is not to be believed yet.
+fn is_bundle(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bundle")
 }
 
 /// Who decided, and where that stands.

@@ -1,0 +1,241 @@
+//! `lynceus firewall run`: stays, and keeps what is enforced true.
+//!
+//! *Does*: at start the last good rules; then, woken by the kernel when an interface comes or goes, binds and unbinds ports; goes on when a
+//! rule's hours begin or end; looks names up again; repairs what others changed; goes back from what nobody confirmed. *Never*: takes
+//! rules away when it ends, however it ends: they stay in the kernel.
+
+use super::firewall;
+use crate::cli::StateArgs;
+use crate::output::{Outcome, Output, escape};
+use anyhow::{Context, Result};
+use lynceus_firewall::Names;
+use lynceus_firewall::enforce;
+use lynceus_firewall::nft::Nft;
+use lynceus_firewall::state::{State, Store};
+use lynceus_policy::Timestamp;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// rtnetlink(7): interfaces that come, go and change.
+const RTMGRP_LINK: u32 = 1;
+/// Without any event: whether the rules are there still.
+const TICK: Duration = Duration::from_secs(1);
+/// Whether each of them is as it was left.
+const COMPARE: Duration = Duration::from_secs(30);
+/// How often names are looked up.
+const NAMES: Duration = Duration::from_secs(60);
+/// An address that a name once stood for stays allowed so long: connections to it outlive the name's next answer.
+const NAME_LINGERS: Duration = Duration::from_secs(3600);
+
+/// What wakes the enforcer.
+enum Wake {
+    /// An interface came, went or changed.
+    Link,
+    /// Names were looked up.
+    Names(Names),
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    event: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+}
+
+struct Enforcer<'a> {
+    output: Output,
+    args: &'a StateArgs,
+    nft: Nft,
+    compared: Instant,
+    /// When a name was last seen to stand for an address.
+    seen: BTreeMap<String, BTreeMap<IpAddr, Instant>>,
+}
+
+/// Runs until it is ended.
+pub(super) fn run(output: Output, args: &StateArgs) -> Result<Outcome> {
+    // Listens before it looks: nothing that comes meanwhile is missed.
+    let (wake, woken) = channel();
+    listen(wake.clone())?;
+    firewall::restore(args)?;
+    let mut enforcer =
+        Enforcer { output, args, nft: Nft::default(), compared: Instant::now(), seen: BTreeMap::new() };
+    look_up(wake, enforcer.names()?);
+    enforcer.tell("running", None, None, None)?;
+    loop {
+        if let Err(error) = enforcer.step(&woken) {
+            // The old rules stay; the next tick tries again.
+            enforcer.tell("failed", None, None, Some(format!("{error:#}")))?;
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+/// A thread that waits for the kernel to tell of interfaces.
+fn listen(wake: Sender<Wake>) -> Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE).context("netlink")?;
+    socket.bind(&SocketAddr::new(0, RTMGRP_LINK)).context("netlink")?;
+    std::thread::spawn(move || {
+        // An overflow is an error of one call: something was missed, and that is reason enough to look.
+        loop {
+            if socket.recv_from_full().is_err() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            if wake.send(Wake::Link).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// A thread that looks names up: a resolver that does not answer holds nobody up.
+fn look_up(wake: Sender<Wake>, names: Receiver<Vec<String>>) {
+    std::thread::spawn(move || {
+        while let Ok(names) = names.recv() {
+            let (found, _) = enforce::look_up(names.iter().map(String::as_str), &Names::new());
+            if wake.send(Wake::Names(found)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+impl Enforcer<'_> {
+    fn tell(&self, event: &str, port: Option<&str>, vm: Option<&str>, text: Option<String>) -> Result<()> {
+        if self.output.is_json() {
+            return self.output.json_line(&Event { event, port, vm, text });
+        }
+        let told =
+            [port, vm, text.as_deref()].into_iter().flatten().map(escape).collect::<Vec<_>>().join("  ");
+        println!("{event:<14}  {told}");
+        Ok(())
+    }
+
+    /// Asks for the names of the policy once a minute.
+    fn names(&self) -> Result<Receiver<Vec<String>>> {
+        let (ask, asked) = channel();
+        let folder = self.args.state.clone();
+        std::thread::spawn(move || {
+            loop {
+                let state = Store::open(&folder).and_then(|store| store.enforced());
+                let names: BTreeSet<String> =
+                    state.ok().flatten().map(|state| names_of(&state)).unwrap_or_default();
+                if !names.is_empty() && ask.send(names.into_iter().collect()).is_err() {
+                    return;
+                }
+                std::thread::sleep(NAMES);
+            }
+        });
+        Ok(asked)
+    }
+
+    /// Waits for something to happen, and sees to it.
+    fn step(&mut self, woken: &Receiver<Wake>) -> Result<()> {
+        let mut found = None;
+        match woken.recv_timeout(TICK) {
+            Ok(Wake::Names(names)) => found = Some(names),
+            Ok(Wake::Link) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+        }
+        // One look answers all that has come meanwhile.
+        for wake in woken.try_iter() {
+            if let Wake::Names(names) = wake {
+                found = Some(names);
+            }
+        }
+        let store = Store::open(&self.args.state)?;
+        if enforce::roll_back_if_due(&self.nft, &store, Timestamp::now())? {
+            self.tell("rolled back", None, None, Some("nobody confirmed the change".to_owned()))?;
+        }
+        let Some(old) = store.enforced()? else { return Ok(()) };
+        self.repair(&store, &old)?;
+        let Some(old) = store.enforced()? else { return Ok(()) };
+        let mut new = old.clone();
+        if let Some(found) = found {
+            self.remember(found, &mut new);
+        }
+        let policies = old.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
+        new.ports = firewall::ports(&policies, &self.nft)?;
+        let changes = old.policies().into_values().filter_map(|policy| policy.changes_after(old.at)).min();
+        let now = Timestamp::now();
+        let is_time = changes.is_some_and(|at| at <= now);
+        if new.ports == old.ports && new.names == old.names && !is_time {
+            return Ok(());
+        }
+        new.at = now;
+        enforce::enforce(&self.nft, &store, Some(&old), &mut new)?;
+        self.tell_of(&old, &new, is_time)
+    }
+
+    /// Puts everything back where it is not as it was left.
+    fn repair(&mut self, store: &Store, state: &State) -> Result<()> {
+        let mut wrong = Vec::new();
+        if !enforce::has_generation(&self.nft, state) {
+            wrong.push("inet".to_owned());
+        } else if self.compared.elapsed() > COMPARE && !state.fingerprints.is_empty() {
+            self.compared = Instant::now();
+            wrong = enforce::changed_by_others(&self.nft, state)?;
+        }
+        // A device that is gone took its chain with it: that is nobody's change.
+        let devices = firewall::ports(
+            &state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect(),
+            &self.nft,
+        )?;
+        if wrong.iter().all(|family| family == "netdev" && devices != state.ports) {
+            return Ok(());
+        }
+        let mut repaired = State { ports: devices, at: Timestamp::now(), ..state.clone() };
+        enforce::replace(&self.nft, store, state, &mut repaired)?;
+        let text = format!("somebody else changed the rules ({}): they are back", wrong.join(", "));
+        self.tell("repaired", None, None, Some(text))
+    }
+
+    /// What names stand for now, and did not long ago.
+    fn remember(&mut self, found: Names, state: &mut State) {
+        let now = Instant::now();
+        for (name, addresses) in found {
+            let seen = self.seen.entry(name).or_default();
+            seen.extend(addresses.into_iter().map(|address| (address, now)));
+            seen.retain(|_, at| at.elapsed() < NAME_LINGERS);
+        }
+        for (name, seen) in &self.seen {
+            state.names.insert(name.clone(), seen.keys().copied().collect());
+        }
+    }
+
+    fn tell_of(&self, old: &State, new: &State, is_time: bool) -> Result<()> {
+        for (port, binding) in new.ports.iter().filter(|(port, _)| !old.ports.contains_key(*port)) {
+            let event = if binding.path.is_some() { "guarded" } else { "closed" };
+            self.tell(event, Some(port), Some(&binding.vm), None)?;
+        }
+        for (port, binding) in old.ports.iter().filter(|(port, _)| !new.ports.contains_key(*port)) {
+            self.tell("gone", Some(port), Some(&binding.vm), None)?;
+        }
+        let is_other = |port: &String| {
+            old.ports.get(port).zip(new.ports.get(port)).is_some_and(|(before, after)| before != after)
+        };
+        for (port, binding) in new.ports.iter().filter(|(port, _)| is_other(port)) {
+            self.tell("another device", Some(port), Some(&binding.vm), None)?;
+        }
+        if new.names != old.names {
+            self.tell("names", None, None, Some("stand for other addresses".to_owned()))?;
+        }
+        if is_time {
+            self.tell("hours", None, None, Some("of rules began or ended".to_owned()))?;
+        }
+        Ok(())
+    }
+}
+
+fn names_of(state: &State) -> BTreeSet<String> {
+    let rules = state.vms.values().flat_map(|vm| vm.policy.rules());
+    rules.flat_map(|rule| rule.names.iter().cloned()).collect()
+}
