@@ -7,6 +7,7 @@ mod enforcer;
 mod pains;
 #[path = "../../firewall/tests/random/mod.rs"]
 mod random;
+mod shipped;
 mod spoofing;
 mod trust;
 mod truth;

@@ -51,20 +51,18 @@ fn packets_of_replies_are_judged_as_their_connection() -> Result<()> {
     let sent = || -> Result<u64> {
         Ok(world.host("cat /sys/class/net/vif1.0/statistics/tx_bytes")?.trim().parse()?)
     };
-    let push = |server: &mut crate::world::Held| -> Result<u64> {
+    // What is pushed is 1,200 bytes; the host's own questions about neighbours are less.
+    let push = |server: &mut crate::world::Held| -> Result<bool> {
         let before = sent()?;
         ensure!(server.ask("push")? == "sent");
         std::thread::sleep(Duration::from_millis(60));
-        Ok(sent()? - before)
+        Ok(sent()? - before >= 1200)
     };
-    ensure!(push(&mut server)? > 0);
+    ensure!(push(&mut server)?);
     world.apply(&without("tcp/1"))?;
-    ensure!(
-        push(&mut server)? > 0,
-        "the server's packets of an allowed connection are dropped after a change"
-    );
+    ensure!(push(&mut server)?, "the server's packets of an allowed connection are dropped after a change");
     world.apply(&without("tcp/2000"))?;
-    ensure!(push(&mut server)? == 0, "the server's packets of a forbidden connection pass after a change");
+    ensure!(!push(&mut server)?, "the server's packets of a forbidden connection pass after a change");
     drop(client.ask("0.1"));
     Ok(())
 }

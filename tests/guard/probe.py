@@ -17,6 +17,8 @@ def serve(ports):
             s = socket.socket(socket.AF_INET6, kind)
             s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            from_any(s)
             s.bind(("::", port))
             if kind == socket.SOCK_STREAM:
                 s.listen(512)
@@ -43,8 +45,10 @@ def serve(ports):
                     else:
                         raise OSError
                 else:
-                    data, peer = by_fd[fd].recvfrom(2048)
-                    by_fd[fd].sendto(data, peer)
+                    data, told, _, peer = by_fd[fd].recvmsg(2048, 256)
+                    # The answer comes from the address that was asked: IPV6_PKTINFO, with no interface.
+                    info = [(a, b, c[:16] + bytes(4)) for a, b, c in told if (a, b) == (socket.IPPROTO_IPV6, 50)]
+                    by_fd[fd].sendmsg([data], info, 0, peer)
             except OSError:
                 if fd in streams:
                     poll.unregister(fd)
@@ -57,12 +61,19 @@ def checksum(data):
     return ~(total + (total >> 16)) & 0xFFFF
 
 
+def from_any(s):
+    """For whoever stands for the whole world: IP_TRANSPARENT, IPV6_TRANSPARENT."""
+    v6 = s.family == socket.AF_INET6
+    s.setsockopt(socket.IPPROTO_IPV6 if v6 else socket.SOL_IP, 75 if v6 else 19, 1)
+
+
 def begin(probe, number):
     proto, source, target = probe["proto"], probe["source"], probe["target"]
     if proto == "icmp":
         v6 = family(target) == socket.AF_INET6
         s = socket.socket(family(target), socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP)
         s.setblocking(False)
+        from_any(s)
         s.bind((source, 0))
         head = struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, os.getpid() & 0xFFFF, number)
         if not v6:
@@ -71,6 +82,7 @@ def begin(probe, number):
         return s
     s = socket.socket(family(target), socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
     s.setblocking(False)
+    from_any(s)
     s.bind((source, 0))
     error = s.connect_ex((target, probe["port"]))
     if error not in (0, 115):
@@ -143,7 +155,7 @@ def receive(port):
     print("ready", flush=True)
     stream, _ = listener.accept()
     for line in sys.stdin:
-        stream.send(b"pushed")
+        stream.send(b"pushed" * 200)
         print("sent", flush=True)
 
 

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// So many random policies.
-const POLICIES: usize = 14;
+const POLICIES: usize = 10;
 
 /// Everybody to everybody else and to the host, both families, some services.
 fn probes() -> Vec<(usize, Option<usize>, Probe)> {

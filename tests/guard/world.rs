@@ -55,7 +55,7 @@ pub(crate) fn run(command: &str) -> Result<()> {
     Ok(())
 }
 
-fn script() -> PathBuf {
+pub(crate) fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guard/probe.py")
 }
 
