@@ -12,12 +12,20 @@ pub(crate) fn run_all(passed_on: &[String]) -> Result<()> {
     let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
     test.args(passed_on);
     let oracle = Volatility::install();
-    if oracle.is_err() {
+    let skipped = [(oracle.is_err(), "volatility_"), (!is_root(), "packets_")];
+    if skipped.iter().any(|(is_skipped, _)| *is_skipped) {
         // What is passed on may have its own `--`.
         test.args((!passed_on.iter().any(|arg| arg == "--")).then_some("--"));
-        test.args(["--skip", "volatility_"]);
+    }
+    for (_, name) in skipped.iter().filter(|(is_skipped, _)| *is_skipped) {
+        test.args(["--skip", name]);
     }
     run(&mut test)?;
+    if !is_root() {
+        eprintln!(
+            "\nSKIPPED: the firewall by real packets (tests/guard, `packets_*`): network namespaces need root"
+        );
+    }
     // boreal against libyara, which nothing else is built with.
     run(&mut cargo(&["test", "--package", "lynceus-scanners", "--features", "libyara", "libyara"]))?;
     run(&mut cargo(&["test", "--package", "lynceus", "--features", "libyara", "--test", "engines"]))?;
@@ -25,4 +33,9 @@ pub(crate) fn run_all(passed_on: &[String]) -> Result<()> {
         eprintln!("\nSKIPPED: the tests against Volatility 3 (tests/oracle.rs, `volatility_*`): {reason:#}");
     }
     Ok(())
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }

@@ -33,6 +33,7 @@ pub fn update(
     let table = || Object::Table(Table { family: FAMILY.to_owned(), name: TABLE.to_owned() });
     let mut commands = vec![Command::Add(table())];
     let nothing = BTreeMap::new();
+    let is_new = old.is_none();
     let old = match old {
         Some(old) => old,
         None => {
@@ -44,6 +45,9 @@ pub fn update(
         Object::Counter(Counter { family: FAMILY.to_owned(), table: TABLE.to_owned(), name: name.to_owned() })
     };
     commands.extend(COUNTERS.map(|name| Command::Add(counter(name))));
+    if is_new {
+        commands.extend(COUNTERS.into_iter().flat_map(dropping));
+    }
     for (port, _) in old.iter().filter(|(port, rules)| new.get(*port) != Some(*rules)) {
         commands.extend([Command::Flush(chain(port, false)), Command::Delete(chain(port, false))]);
     }
@@ -86,8 +90,24 @@ fn is_type(kind: &str) -> Statement {
     Statement::is(ether("type"), Expr::text(kind))
 }
 
-fn drop(counter: &str) -> [Statement; 2] {
-    [Statement::count(counter), Statement::Drop(())]
+fn drop(counter: &str) -> [Statement; 1] {
+    [Statement::goto(&format!("drop-{counter}"))]
+}
+
+/// The chain that tells of a frame, as often as a log can bear, and drops and counts it every time.
+fn dropping(counter: &str) -> Vec<Command> {
+    let name = format!("drop-{counter}");
+    let rule = |expr: Vec<Statement>| {
+        let (family, table) = (FAMILY.to_owned(), TABLE.to_owned());
+        Command::Add(Object::Rule(Rule { family, table, chain: name.clone(), expr }))
+    };
+    let chain =
+        Chain { family: FAMILY.to_owned(), table: TABLE.to_owned(), name: name.clone(), ..Chain::default() };
+    vec![
+        Command::Add(Object::Chain(chain)),
+        rule(super::vm::told(&format!("lynceus spoofed {counter}"))),
+        rule(vec![Statement::count(counter), Statement::Drop(())]),
+    ]
 }
 
 /// A port's chain. What no rule accepts is dropped by the chain's policy.
@@ -118,7 +138,7 @@ fn rules(port: &Port) -> Vec<Vec<Statement>> {
     rules
 }
 
-fn rule<const N: usize>(conditions: [Statement; N], then: [Statement; 2]) -> Vec<Statement> {
+fn rule<const N: usize>(conditions: [Statement; N], then: [Statement; 1]) -> Vec<Statement> {
     conditions.into_iter().chain(then).collect()
 }
 

@@ -265,6 +265,7 @@ fn spoof() -> Vec<Vec<Statement>> {
         ],
         // ARP, where a bridge shows it: the port's own chain has looked at it.
         vec![Statement::is_not(Expr::meta("protocol"), Expr::any_of(&["ip", "ip6"])), Statement::Return(())],
+        vm::told("lynceus spoofed address"),
         vec![Statement::count("spoofed"), Statement::Drop(())],
     ]
 }

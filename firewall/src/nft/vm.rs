@@ -262,6 +262,11 @@ fn log_limit() -> Statement {
     Statement::Limit(LimitRef::Own(Limit { rate: 50, per: "second".to_owned(), burst: 100 }))
 }
 
+/// Tells listeners of NFLOG of a packet, with the interface that it came by; not of all of a flood.
+pub fn told(prefix: &str) -> Vec<Statement> {
+    vec![log_limit(), Statement::Log(Log { prefix: prefix.to_owned(), group: LOG_GROUP })]
+}
+
 /// When the group holds. The kernel's own clock ends it, also when nobody is there to apply a policy any more.
 fn conditions(group: &Group) -> Vec<Statement> {
     let time = |op: &str, at: Option<Timestamp>| {
