@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lynceus_profiles::kernel_file::{self, Elsewhere};
+use lynceus_profiles::kernel_file::{self, Elsewhere, KernelImage};
 use std::io::Cursor;
 
 /// How payloads begin: zstd, LZ4, xz, gzip.
@@ -12,6 +12,12 @@ const MAGIC: [&[u8]; 4] =
 fuzz_target!(|data: &[u8]| {
     let _ = kernel_file::load(Cursor::new(data), Elsewhere::default());
     let _ = kernel_file::types_of(Cursor::new(data));
+    if let Ok(image) = KernelImage::load(Cursor::new(data)) {
+        assert!(image.patch_sites().is_sorted_by_key(|site| (site.at, site.end)));
+        for section in image.sections() {
+            let _ = image.relocated(section.start, section.end, 2 << 20);
+        }
+    }
     let Some((which, payload)) = data.split_first() else { return };
     let magic = MAGIC[usize::from(which % 4)];
     let mut image = vec![0; 1024];

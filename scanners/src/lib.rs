@@ -6,7 +6,9 @@
 //!
 //! A detector is a plain function in [`DETECTORS`]; beside it stands what it sees, what evades it and what it may get wrong.
 
+pub mod cohort;
 mod crossview;
+pub mod evidence;
 mod finding;
 mod integrity;
 mod processes;

@@ -236,6 +236,10 @@ impl LinuxGuest {
     pub fn image(&self) -> Option<&KernelImage> {
         self.image.as_deref()
     }
+    /// The same, to be shared.
+    pub fn shared_image(&self) -> Option<&Arc<KernelImage>> {
+        self.image.as_ref()
+    }
     /// Compares with this file of its kernel from now on. A file of another build is refused.
     pub fn set_image(&mut self, image: Arc<KernelImage>) -> Result<(), OtherKernel> {
         let (ours, theirs) = (&self.kernel.profile.identity, &image.identity);

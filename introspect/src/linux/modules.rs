@@ -43,6 +43,8 @@ pub struct Module {
     pub taints: String,
     /// Start and length of each of its areas; empty ones left out.
     pub areas: Vec<(Gva, u64)>,
+    /// Bytes of code from `base` on.
+    pub code_bytes: u64,
 }
 
 /// How far a module has got.
@@ -92,6 +94,8 @@ pub struct ModulesLayout {
     refcount: Field,
     taints: Field,
     areas: Vec<(Field, Field)>,
+    /// The part of the first area that is code, where it holds more than that (through 6.3).
+    code: Option<Field>,
     tree: Result<TreeLayout, ProfileError>,
     sysfs: Result<SysfsLayout, ProfileError>,
 }
@@ -128,6 +132,7 @@ impl ModulesLayout {
             refcount: module("refcnt")?,
             taints: module("taints")?,
             areas: areas(profile)?,
+            code: module("core_layout.text_size").ok(),
             tree: TreeLayout::resolve(profile),
             sysfs: SysfsLayout::resolve(profile),
         })
@@ -264,6 +269,10 @@ impl View<'_> {
         let base = areas.first().map_or(Gva(0), |area| area.0);
         // As `/proc/modules` counts, whether an area still has memory or not.
         let size_bytes = areas.iter().fold(0u64, |sum, (_, size)| sum.saturating_add(*size));
+        let code_bytes = match layout.code {
+            Some(field) => self.integer(at, field)?,
+            None => areas.first().map_or(0, |area| area.1),
+        };
         areas.retain(|(base, size)| !base.is_null() && *size > 0);
         let taints = self.integer(at, layout.taints)?;
         let letters = TAINTS.chars().enumerate().filter(|(bit, _)| taints >> bit & 1 != 0);
@@ -276,6 +285,7 @@ impl View<'_> {
             state: ModuleState::of(head.integer(layout.state)?),
             taints: letters.map(|(_, letter)| letter).collect(),
             areas,
+            code_bytes,
         })
     }
 }

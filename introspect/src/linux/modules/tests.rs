@@ -15,6 +15,7 @@ fn bench() -> Bench {
         refcount: number(80, 4),
         taints: number(88, 8),
         areas: vec![(number(96, 8), number(104, 4)), (number(112, 8), number(120, 4))],
+        code: None,
         tree: Err(missing()),
         sysfs: Err(missing()),
     });
