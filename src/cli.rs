@@ -76,6 +76,8 @@ pub(crate) enum Command {
         /// The detector's name; all of them without one
         detector: Option<String>,
     },
+    /// See a finding again in the evidence that was kept of it, with no VM
+    Replay(ReplayArgs),
     /// Scan a guest's memory with YARA rules
     Scan(ScanArgs),
     /// Write a guest's memory to a file
@@ -115,13 +117,39 @@ pub(crate) struct TargetArgs {
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
-    #[command(flatten)]
-    pub(crate) target: TargetArgs,
+    /// Running VMs' names or uuids, pid:N, xen:DOMID, or paths of dump files
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<String>,
     /// Compare the kernel's code and constants with this file: its vmlinuz
     ///
-    /// Not needed where one was imported (`lynceus profile import`), or where the VM's own command line names it.
+    /// Not needed where one was imported (`lynceus profile import`), or where whoever started the VM named it.
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// Compare the guests that run the same kernel with each other as well, and name those that differ from most
+    #[arg(long)]
+    pub(crate) cohort: bool,
+    /// Look again, on average so often, at moments that a guest cannot foresee; what was told is not told again
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) every: Option<std::time::Duration>,
+    /// With --every: this many looks and no more
+    #[arg(long, value_name = "N", requires = "every")]
+    pub(crate) times: Option<u32>,
+    /// Keep what shows each finding in a file of this folder, for `lynceus replay`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) evidence: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct ReplayArgs {
+    /// Evidence that `lynceus check --evidence` kept
+    pub(crate) file: PathBuf,
+    /// The kernel's vmlinuz, where its profile is not kept here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
 }
 
 #[derive(Args)]

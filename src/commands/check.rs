@@ -1,16 +1,57 @@
-//! `lynceus check`: runs the detectors, prints alerts.
+//! `lynceus check`: runs the detectors, prints alerts, once or again and again; keeps the evidence.
 
-use super::alerts;
+use super::{alerts, cohort};
 use crate::attach::Guest;
+use crate::cli::CheckArgs;
 use crate::output::{Outcome, Output};
-use anyhow::Result;
+use anyhow::{Context, Result};
+use lynceus_alerts::Alert;
 use lynceus_introspect::{GapReason, Partial};
-use lynceus_scanners::DETECTORS;
+use lynceus_scanners::{DETECTORS, Finding, evidence};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 /// Runs every detector. Exit code 1 where one of them found something.
-pub(super) fn run(output: Output, mut guest: Guest, kernel: Option<&Path>) -> Result<Outcome> {
-    let image = guest.find_image(kernel)?;
+pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
+    let mut guests = Vec::new();
+    for target in &args.targets {
+        let mut guest = Guest::attach(target, &args.look)?;
+        let image = guest.find_image(args.kernel.as_deref())?;
+        guests.push((guest, image));
+    }
+    let (mut outcome, mut told) = (Outcome::Clean, HashSet::new());
+    let chance = RandomState::new();
+    for turn in 0u32.. {
+        if turn > 0 {
+            let Some(every) = args.every.filter(|_| args.times.is_none_or(|times| turn < times)) else {
+                break;
+            };
+            std::thread::sleep(some_time(every, chance.hash_one(turn)));
+        }
+        for (guest, image) in &guests {
+            let mut found = look(guest);
+            found.items.retain(|finding| told.insert(alert(guest, finding).id));
+            if let Some(folder) = &args.evidence {
+                found.items.iter().try_for_each(|finding| keep(guest, finding, folder))?;
+            }
+            if turn == 0 || !found.items.is_empty() || !found.is_complete() {
+                outcome = outcome.and(alerts::tell(output, &guest.name, found, &closing(image.as_deref()))?);
+            }
+        }
+        if args.cohort {
+            let guests: Vec<&Guest> = guests.iter().map(|(guest, _)| guest).collect();
+            outcome = outcome.and(cohort::run(output, &guests, &mut told)?);
+        }
+    }
+    Ok(outcome)
+}
+
+/// What all detectors find in a guest.
+fn look(guest: &Guest) -> Partial<Finding> {
     let mut all = Partial { items: guest.disagreements(), ..Partial::default() };
     if guest.damaged {
         // What is hidden may be in what is missing.
@@ -21,11 +62,43 @@ pub(super) fn run(output: Output, mut guest: Guest, kernel: Option<&Path>) -> Re
         let found = all.absorb(findings);
         all.items.extend(found);
     }
+    all
+}
+
+fn closing(image: Option<&str>) -> String {
     let names: Vec<&str> = DETECTORS.iter().map(|detector| detector.name).collect();
     let compared = match image {
         Some(from) => format!("kernel code and constants compared with {from}"),
-        None => "kernel code and constants compared with nothing: import the kernel's vmlinuz, or give it with --kernel".to_owned(),
+        None => {
+            "kernel code and constants compared with nothing: import the kernel's vmlinuz, or give it with --kernel"
+                .to_owned()
+        }
     };
-    let closing = format!("{} detectors ran: {}\n{compared}", names.len(), names.join(", "));
-    alerts::tell(output, &guest.name, all, &closing)
+    format!("{} detectors ran: {}\n{compared}", names.len(), names.join(", "))
+}
+
+/// Between nothing and twice `mean`, as chance has it: a guest that knows when it is looked at can hide until then.
+fn some_time(mean: Duration, chance: u64) -> Duration {
+    mean.mul_f64(2.0 * (chance as f64 / u64::MAX as f64))
+}
+
+fn alert(guest: &Guest, finding: &Finding) -> Alert {
+    Alert::new(&guest.name, finding.clone(), SystemTime::now())
+}
+
+/// Writes what shows a finding to a file of its own, named by the alert's id.
+fn keep(guest: &Guest, finding: &Finding, folder: &Path) -> Result<()> {
+    let alert = alert(guest, finding);
+    let Some(evidence) = evidence::collect(guest.linux(), &guest.name, alert.time_ms, finding) else {
+        eprintln!("lynceus: {}: {} does not show any more: no evidence was kept", guest.name, alert.id);
+        return Ok(());
+    };
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let path = folder.join(format!("{}.evidence", alert.id));
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    let mut file = BufWriter::new(file);
+    let digest = evidence.write(&mut file).and_then(|digest| file.flush().map(|()| digest));
+    let digest = digest.with_context(|| path.display().to_string())?;
+    eprintln!("evidence: {} ({} pages, digest {digest})", path.display(), evidence.about.pages);
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod alerts;
 mod bpf;
 mod check;
+mod cohort;
 mod dump;
 mod enforcer;
 mod explain;
@@ -18,6 +19,7 @@ mod net;
 mod policy;
 mod profile;
 mod ps;
+mod replay;
 mod scan;
 mod sockets;
 mod vms;
@@ -67,7 +69,8 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
             list(output, &target, "BPF programs", |view| convert::<_, bpf::BpfRow>(view.bpf_programs()))
         }
         Command::Info(target) => info::run(output, &attach(&target)?),
-        Command::Check(args) => check::run(output, attach(&args.target)?, args.kernel.as_deref()),
+        Command::Check(args) => check::run(output, &args),
+        Command::Replay(args) => replay::run(output, &args),
         Command::Explain { detector } => explain::run(output, detector.as_deref()),
         Command::Scan(args) => scan::run(output, &args),
         Command::Dump(args) => dump::run(output, &args),

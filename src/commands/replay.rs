@@ -1,0 +1,76 @@
+//! `lynceus replay`: sees a finding again in the evidence that was kept of it, with no VM.
+
+use super::alerts;
+use crate::attach::{open_regular, open_store};
+use crate::cli::ReplayArgs;
+use crate::output::{Outcome, Output};
+use anyhow::{Context, Result, bail};
+use lynceus_introspect::Partial;
+use lynceus_profiles::Profile;
+use lynceus_profiles::kernel_file::{self, Elsewhere, KernelImage};
+use lynceus_scanners::evidence::{Evidence, Replayed};
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Exit code 1 where the finding shows again, 3 where it does not.
+pub(super) fn run(output: Output, args: &ReplayArgs) -> Result<Outcome> {
+    let named = || args.file.display().to_string();
+    let evidence = Evidence::read(BufReader::new(open_regular(&args.file)?)).with_context(named)?;
+    let (profile, image) = match &args.kernel {
+        Some(path) => given(path, &evidence)?,
+        None => kept(args, &evidence)?,
+    };
+    let about = &evidence.about;
+    let closing = format!(
+        "replayed from {} pages of {}, seen by lynceus {} with {}",
+        about.pages, about.vm, about.written_by, about.detector
+    );
+    match evidence.replay(profile, image).with_context(named)? {
+        Replayed::Same(finding) => {
+            alerts::tell(output, &about.vm, Partial { items: vec![*finding], ..Partial::default() }, &closing)
+        }
+        Replayed::Other(found) => {
+            eprintln!("lynceus: {}: the finding does not show again; {} others do", named(), found.len());
+            Ok(Outcome::Incomplete)
+        }
+    }
+}
+
+type Needed = (Arc<Profile>, Option<Arc<KernelImage>>);
+
+/// The profile, and the kernel's file where it was compared with, from the file that was given.
+fn given(path: &Path, evidence: &Evidence) -> Result<Needed> {
+    let named = || path.display().to_string();
+    let kernel =
+        kernel_file::load(BufReader::new(open_regular(path)?), Elsewhere::default()).with_context(named)?;
+    if !evidence.is_from(&kernel.profile.identity) {
+        bail!("{}: the evidence is of another kernel: {}", path.display(), evidence.about.banner);
+    }
+    let image = KernelImage::load(BufReader::new(open_regular(path)?)).with_context(named)?;
+    Ok((Arc::new(kernel.profile), evidence.about.compared.then(|| Arc::new(image))))
+}
+
+/// The same from the profile store.
+fn kept(args: &ReplayArgs, evidence: &Evidence) -> Result<Needed> {
+    let store = open_store(&args.look)?;
+    let headers = store.headers()?;
+    let known = headers.iter().find(|header| evidence.is_from(&header.identity));
+    let known = known.with_context(|| {
+        format!(
+            "no profile of this kernel is kept; give its vmlinuz with --kernel: {}",
+            evidence.about.banner
+        )
+    })?;
+    let profile = store.load(known)?;
+    if !evidence.about.compared {
+        return Ok((profile, None));
+    }
+    let file = store.kernel(&known.identity).with_context(|| {
+        format!(
+            "it was compared with the kernel's own file; give that with --kernel: {}",
+            evidence.about.banner
+        )
+    })?;
+    Ok((profile, Some(Arc::new(KernelImage::load(BufReader::new(file))?))))
+}
