@@ -3,7 +3,8 @@
 mod guard;
 
 pub(crate) use guard::{
-    ApplyArgs, ExplainArgs, FirewallCommand, FolderArgs, IsolateArgs, PlanArgs, PolicyCommand, StateArgs,
+    ApplyArgs, ExplainArgs, FirewallCommand, FlowsArgs, FolderArgs, IsolateArgs, PlanArgs, PolicyCommand,
+    StateArgs,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

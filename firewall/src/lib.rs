@@ -10,6 +10,7 @@ pub mod cells;
 pub mod compile;
 pub mod enforce;
 pub mod evaluate;
+pub mod flows;
 pub mod host;
 pub mod ir;
 pub mod lint;

@@ -104,6 +104,15 @@ pub(crate) struct ApplyArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct FlowsArgs {
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+}
+
+#[derive(Args)]
 pub(crate) struct IsolateArgs {
     /// The VM's name in the policy
     pub(crate) vm: String,
@@ -117,6 +126,10 @@ pub(crate) enum FirewallCommand {
     Status(StateArgs),
     /// Show how often each rule matched
     Rules(StateArgs),
+    /// Tell what rules with `log = true`, audited policies and spoofed frames tell of, while it happens
+    ///
+    /// With --json what `lynceus policy plan --flows` reads. One listener at a time; of a rule no more than fifty a second.
+    Flows(FlowsArgs),
     /// Stay and enforce: ports that come and go, hours, names, other people's changes
     Run(StateArgs),
     /// Enforce again what was enforced last: after a reboot, or after somebody else changed the rules

@@ -9,6 +9,7 @@ mod enforcer;
 mod explain;
 mod files;
 mod firewall;
+mod flows;
 mod generate;
 mod info;
 mod log;

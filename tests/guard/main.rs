@@ -4,6 +4,7 @@
 //! and frames sent in the others'. They need root, nft and ip; `cargo xtask test` sees to that.
 
 mod enforcer;
+mod flows;
 mod pains;
 #[path = "../../firewall/tests/random/mod.rs"]
 mod random;
