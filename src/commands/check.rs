@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Runs every detector. Exit code 1 where one of them found something.
 pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
@@ -33,13 +33,16 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
             std::thread::sleep(some_time(every, chance.hash_one(turn)));
         }
         for (guest, image) in &guests {
+            let started = Instant::now();
             let mut found = look(guest);
+            let took = started.elapsed();
             found.items.retain(|finding| told.insert(alert(guest, finding).id));
             if let Some(folder) = &args.evidence {
                 found.items.iter().try_for_each(|finding| keep(guest, finding, folder))?;
             }
             if turn == 0 || !found.items.is_empty() || !found.is_complete() {
-                outcome = outcome.and(alerts::tell(output, &guest.name, found, &closing(image.as_deref()))?);
+                outcome =
+                    outcome.and(alerts::tell(output, &guest.name, found, &closing(image.as_deref(), took))?);
             }
         }
         if args.cohort {
@@ -65,7 +68,7 @@ fn look(guest: &Guest) -> Partial<Finding> {
     all
 }
 
-fn closing(image: Option<&str>) -> String {
+fn closing(image: Option<&str>, took: Duration) -> String {
     let names: Vec<&str> = DETECTORS.iter().map(|detector| detector.name).collect();
     let compared = match image {
         Some(from) => format!("kernel code and constants compared with {from}"),
@@ -74,7 +77,7 @@ fn closing(image: Option<&str>) -> String {
                 .to_owned()
         }
     };
-    format!("{} detectors ran: {}\n{compared}", names.len(), names.join(", "))
+    format!("{} detectors ran in {} ms: {}\n{compared}", names.len(), took.as_millis(), names.join(", "))
 }
 
 /// Between nothing and twice `mean`, as chance has it: a guest that knows when it is looked at can hide until then.

@@ -280,6 +280,31 @@ pub(crate) fn the_command_line(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
+/// A text that a process holds is found by a rule, in that process.
+pub(crate) fn finds_a_planted_signature(guest: &Guest) -> Result<()> {
+    const RULES: &str = "/tmp/planted.yar";
+    fs::write(RULES, "rule planted { strings: $text = \"LYNCEUS-PLANTED\" condition: $text }")?;
+    // Its environment, which no other process has.
+    guest.ask("RUN env PLANTED=LYNCEUS-PLANTED sleep 1000 > /dev/null 2>&1 &")?;
+    let output = Command::new("/bin/lynceus")
+        .args(["--json", "scan", &guest.target(), "-r", RULES, "-s", "process"])
+        .env("LYNCEUS_PROFILES", "/tmp/profiles")
+        .output()?;
+    guest.ask("RUN killall sleep || true")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "{}: {text}{why}", output.status);
+    let line = text.lines().find(|line| line.contains("\"comm\":\"sleep\""));
+    let line = line.with_context(|| format!("not in the process that holds it: {text}"))?;
+    ensure!(line.contains("\"rule\":\"planted\""), "{line}");
+    println!(
+        "LAB {}: a planted signature is found: {}",
+        guest.name,
+        line.chars().take(160).collect::<String>()
+    );
+    Ok(())
+}
+
 /// `lynceus vms --follow`, from before the first guest to after the last.
 pub(crate) struct Follower {
     child: Child,

@@ -47,6 +47,7 @@ fn run() -> Result<()> {
                 checks::a_dumped_core_is_the_same(&guest)?;
             }
             checks::finds_attacks(&guest)?;
+            checks::finds_a_planted_signature(&guest)?;
             checks::finds_what_hides(&guest)?;
             checks::pauses_and_resumes(&guest)?;
             checks::the_restricted_handle_is_refused(&guest)?;
