@@ -30,10 +30,19 @@ pub(crate) fn whole_process(
     warm_up: bool,
     mut make: impl FnMut() -> Result<Command, String>,
 ) -> Measured {
+    median(runs, warm_up, || output(&mut make()?).map(|(_, sample)| sample))
+}
+
+/// The same for a program whose exit code 1 says that it found something.
+pub(crate) fn whole_look(runs: usize, mut make: impl FnMut() -> Result<Command, String>) -> Measured {
+    median(runs, true, || ended_with(&mut make()?, &[0, 1]).map(|(_, sample)| sample))
+}
+
+fn median(runs: usize, warm_up: bool, mut once: impl FnMut() -> Measured) -> Measured {
     if warm_up {
-        once(&mut make()?)?;
+        once()?;
     }
-    let mut samples = (0..runs.max(1)).map(|_| once(&mut make()?)).collect::<Result<Vec<_>, String>>()?;
+    let mut samples = (0..runs.max(1)).map(|_| once()).collect::<Result<Vec<_>, String>>()?;
     samples.sort_by_key(|sample| sample.time);
     let peak_bytes = samples.iter().map(|sample| sample.peak_bytes).max().unwrap_or(0);
     let middle = samples.get(samples.len() / 2).copied().ok_or("no run")?;
@@ -42,6 +51,10 @@ pub(crate) fn whole_process(
 
 /// What a command printed, and its cost.
 pub(crate) fn output(command: &mut Command) -> Result<(Vec<u8>, Sample), String> {
+    ended_with(command, &[0])
+}
+
+fn ended_with(command: &mut Command, codes: &[i32]) -> Result<(Vec<u8>, Sample), String> {
     let failed = |error: std::io::Error| error.to_string();
     let started = Instant::now();
     let mut child =
@@ -52,16 +65,12 @@ pub(crate) fn output(command: &mut Command) -> Result<(Vec<u8>, Sample), String>
     }
     let ended = child.wait4().map_err(failed)?;
     let time = started.elapsed();
-    if !ended.status.success() {
+    if !ended.status.code().is_some_and(|code| codes.contains(&code)) {
         return Err(ended.status.to_string());
     }
     let lines = text.iter().filter(|byte| **byte == b'\n').count();
     let sample = Sample { time, user: ended.rusage.utime, peak_bytes: ended.rusage.maxrss, lines };
     Ok((text, sample))
-}
-
-fn once(command: &mut Command) -> Measured {
-    output(command).map(|(_, sample)| sample)
 }
 
 /// The most memory that this process held so far, in bytes: no child's peak can come out below it.

@@ -1,12 +1,12 @@
 //! Our own command line, release build, as a user runs it.
 
-use super::measure::{Measured, output, whole_process};
+use super::measure::{Measured, output, whole_look, whole_process};
 use crate::shell::target_dir;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The listings that peers have too.
-pub(crate) const LISTINGS: [&str; 5] = ["ps", "maps", "files", "sockets", "modules"];
+pub(crate) const LISTINGS: [&str; 6] = ["ps", "maps", "files", "sockets", "modules", "check"];
 /// All of them.
 pub(crate) const ALL_LISTINGS: [&str; 10] =
     ["ps", "tree", "maps", "files", "sockets", "modules", "mounts", "net", "dmesg", "bpf"];
@@ -40,7 +40,7 @@ impl Looked {
 
     /// A listing by a whole process that finds the kernel's profile in the cache.
     pub(crate) fn cached(&self, runs: usize, listing: &str) -> Measured {
-        whole_process(runs, true, || Ok(self.command(&[listing])))
+        whole_look(runs, || Ok(self.command(&[listing])))
     }
 
     /// The same with an empty cache each time: everything is found in memory.

@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The plugin that answers what each of our listings answers.
-pub(crate) const PLUGINS: [(&str, &str); 5] = [
+pub(crate) const PLUGINS: [(&str, &str); 6] = [
     ("ps", "linux.pslist"),
     ("maps", "linux.proc.Maps"),
     ("files", "linux.lsof"),
     ("sockets", "linux.sockstat"),
     ("modules", "linux.lsmod"),
+    // One of the many that ours answers for.
+    ("check", "linux.check_syscall"),
 ];
 /// Our own few lines against LibVMI's public interface.
 const LOOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bench/libvmi_loop.c");
