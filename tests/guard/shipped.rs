@@ -215,11 +215,14 @@ fn truth_table(label: &str) -> Result<usize> {
                 json!({ "proto": one.proto, "source": source, "target": destination, "port": number })
             })
             .collect();
-        let mut child = site.python(&number.to_string(), &["try".to_owned(), "1.0".to_owned()])?;
-        child.stdin.take().context("no input")?.write_all(&serde_json::to_vec(&probes)?)?;
-        let seen = crate::world::results(child)?;
+        let try_all = |probes: &[Value], seconds: &str| -> Result<Vec<String>> {
+            let mut child = site.python(&number.to_string(), &["try".to_owned(), seconds.to_owned()])?;
+            child.stdin.take().context("no input")?.write_all(&serde_json::to_vec(probes)?)?;
+            crate::world::results(child)
+        };
+        let seen = try_all(&probes, "1.0")?;
         ensure!(seen.len() == mine.len());
-        for (one, seen) in mine.iter().zip(seen) {
+        for ((one, probe), mut seen) in mine.iter().zip(&probes).zip(seen) {
             let packet = Transit {
                 from: Some(name(one.from)),
                 to: Some(name(one.to)),
@@ -228,6 +231,10 @@ fn truth_table(label: &str) -> Result<usize> {
                 state: State::New,
             };
             let verdict = forward(&host, &packet, &Moment::at(Timestamp::now()));
+            // Among a thousand at once, on a machine with other work, one that may pass may be late. None that may not, passes.
+            if verdict == Verdict::Allow && seen != "open" {
+                seen = try_all(std::slice::from_ref(probe), "8.0")?.swap_remove(0);
+            }
             ensure!(
                 (verdict == Verdict::Allow) == (seen == "open"),
                 "{label}: {}: {verdict:?}, and the kernel: {seen}",

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub(crate) struct Guest {
     pub(crate) name: String,
     pub(crate) kind: String,
+    /// The file of its kernel.
+    pub(crate) kernel: String,
     pub(crate) id: u16,
     console: RefCell<BufReader<File>>,
 }
@@ -28,20 +30,20 @@ impl Guest {
         println!("LAB {name}: created at {} s", uptime());
         xl(&["create", "-q", &path])?;
         let id: u16 = xl(&["domid", name])?.trim().parse().context("domid")?;
-        let guest = Guest::connect(name.to_owned(), kind.to_owned(), id)?;
+        let guest = Guest::connect(name.to_owned(), kind.to_owned(), format!("/guests/{kernel}"), id)?;
         guest.wait_ready()?;
         println!("LAB {name}: ready at {} s", uptime());
         Ok(guest)
     }
 
     /// The domain's console, whose other end was just made.
-    pub(crate) fn connect(name: String, kind: String, id: u16) -> Result<Guest> {
+    pub(crate) fn connect(name: String, kind: String, kernel: String, id: u16) -> Result<Guest> {
         let tty = until("a console", Duration::from_secs(20), || {
             xenstore(&format!("/local/domain/{id}/console/tty")).ok().filter(|tty| !tty.is_empty())
         })?;
         run(&["/bin/busybox", "stty", "-F", &tty, "raw", "-echo"])?;
         let console = BufReader::new(File::options().read(true).write(true).open(&tty)?);
-        Ok(Guest { name, kind, id, console: RefCell::new(console) })
+        Ok(Guest { name, kind, kernel, id, console: RefCell::new(console) })
     }
 
     /// What its kernel and init say before they are ready goes over the same line.

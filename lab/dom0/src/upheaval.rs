@@ -201,6 +201,6 @@ impl Guest {
     /// The domain of that name that there is now.
     fn again(self) -> Result<Guest> {
         let id = xl(&["domid", &self.name])?.trim().parse().context("domid")?;
-        Guest::connect(self.name, self.kind, id)
+        Guest::connect(self.name, self.kind, self.kernel, id)
     }
 }
