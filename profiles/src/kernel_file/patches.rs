@@ -113,7 +113,8 @@ pub(super) fn sites(image: &KernelImage) -> Vec<PatchSite> {
             add(symbol.address, 8, Patch::StaticCall);
         }
     }
-    for name in ["ftrace_call", "ftrace_regs_call", "ftrace_graph_call"] {
+    // Calls of tracers, and the way back to a guest of Xen's.
+    for name in ["ftrace_call", "ftrace_regs_call", "ftrace_graph_call", "early_xen_iret_patch"] {
         if let Some(at) = image.symbols.address(name) {
             add(at, CALL_BYTES, Patch::StaticCall);
         }
