@@ -92,6 +92,11 @@ impl<T> Partial<T> {
         let item = self.ok(what, at, result);
         self.items.extend(item);
     }
+    /// The same with `change` applied to each item.
+    pub fn map<U>(self, change: impl FnMut(T) -> U) -> Partial<U> {
+        let Partial { items, gaps, more_gaps } = self;
+        Partial { items: items.into_iter().map(change).collect(), gaps, more_gaps }
+    }
     /// Takes over another look's gaps and returns its items.
     pub fn absorb<U>(&mut self, other: Partial<U>) -> Vec<U> {
         self.more_gaps = self.more_gaps.saturating_add(other.more_gaps);

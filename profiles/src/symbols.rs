@@ -81,6 +81,10 @@ impl Symbols {
         let symbol = self.at(u32::try_from(above.checked_sub(1)?).ok()?)?;
         Some((symbol, address.saturating_sub(symbol.address)))
     }
+    /// The symbol at exactly `address`: of several the last in the source's order.
+    pub fn exactly(&self, address: u64) -> Option<Symbol<'_>> {
+        self.nearest(address).filter(|(_, distance)| *distance == 0).map(|(symbol, _)| symbol)
+    }
     /// Address of the first symbol above `address`.
     pub fn next_after(&self, address: u64) -> Option<u64> {
         let above = self.entries.partition_point(|entry| entry.address <= address);

@@ -66,6 +66,11 @@ pub struct Limits {
     pub false_positives: &'static str,
 }
 
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// All detectors.
 pub const DETECTORS: &[Detector] = &[
     crossview::tasks::DETECTOR,

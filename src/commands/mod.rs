@@ -140,6 +140,5 @@ fn per_process<R: Row>(
 }
 
 fn convert<T, R: From<T>>(found: Partial<T>) -> Partial<R> {
-    let Partial { items, gaps, more_gaps } = found;
-    Partial { items: items.into_iter().map(R::from).collect(), gaps, more_gaps }
+    found.map(R::from)
 }

@@ -199,6 +199,15 @@ impl Kernel {
     pub fn unslid(&self, at: Gva) -> u64 {
         at.0.wrapping_sub(self.slide)
     }
+    /// What people call an address of the kernel's image: the symbol at or before it, with the distance where there is one
+    /// (`do_exit+0x1c`).
+    pub fn place(&self, at: Gva) -> String {
+        match self.profile.symbols.nearest(self.unslid(at)) {
+            Some((symbol, 0)) => symbol.name.to_owned(),
+            Some((symbol, distance)) => format!("{}+{distance:#x}", symbol.name),
+            None => at.to_string(),
+        }
+    }
 }
 
 /// A kernel's file is of another build than the guest runs.
@@ -233,11 +242,7 @@ impl LinuxGuest {
         &self.memory
     }
     /// The file of its kernel, where one is known that is trusted.
-    pub fn image(&self) -> Option<&KernelImage> {
-        self.image.as_deref()
-    }
-    /// The same, to be shared.
-    pub fn shared_image(&self) -> Option<&Arc<KernelImage>> {
+    pub fn image(&self) -> Option<&Arc<KernelImage>> {
         self.image.as_ref()
     }
     /// Compares with this file of its kernel from now on. A file of another build is refused.

@@ -47,6 +47,13 @@ pub struct Module {
     pub code_bytes: u64,
 }
 
+impl Module {
+    /// Whether it did not come with the kernel, by what it taints it with: forced, out of tree, unsigned.
+    pub fn is_foreign(&self) -> bool {
+        self.taints.contains(['F', 'O', 'E'])
+    }
+}
+
 /// How far a module has got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ModuleState {

@@ -39,9 +39,7 @@ impl View<'_> {
         for number in 0..len.checked_div(8).unwrap_or(0).min(MAX_ENTRIES) {
             let at = Gva(self.kernel().slid(table).0.wrapping_add(number.saturating_mul(8)));
             let Some(handler) = found.ok(what, at, self.pointer(at)) else { continue };
-            let symbol =
-                symbols.nearest(self.kernel().unslid(handler)).filter(|(_, distance)| *distance == 0);
-            let symbol = symbol.map(|(symbol, _)| symbol.name.to_owned());
+            let symbol = symbols.exactly(self.kernel().unslid(handler)).map(|symbol| symbol.name.to_owned());
             found.items.push(Syscall { number: u32::try_from(number).unwrap_or(u32::MAX), handler, symbol });
         }
         // Between the table's end and the next symbol lies padding.

@@ -18,8 +18,6 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// BPF programs that see what others do: kprobe, tracepoint, XDP, perf event, raw tracepoint, tracing, LSM
 /// (`enum bpf_prog_type`, `include/uapi/linux/bpf.h`).
 const WATCHING: [u32; 7] = [2, 5, 6, 7, 17, 26, 29];
-/// Letters of taints of modules that did not come with the kernel.
-const FOREIGN: [char; 3] = ['F', 'O', 'E'];
 
 /// A guest, and what was found in it.
 pub(super) struct Member<'g> {
@@ -60,8 +58,8 @@ pub(super) fn is_own(named: &Named) -> bool {
 pub(super) fn is_rewritten(profile: &Profile, named: &Named) -> bool {
     const NAMES: [&str; 4] = ["ftrace_", "__traceiter_", "__SCT__", "__static_call_"];
     let Named::Kernel(link) = named else { return false };
-    let there = profile.symbols.nearest(*link).filter(|(_, distance)| *distance == 0);
-    there.is_some_and(|(symbol, _)| NAMES.iter().any(|name| symbol.name.starts_with(name)))
+    let there = profile.symbols.exactly(*link);
+    there.is_some_and(|symbol| NAMES.iter().any(|name| symbol.name.starts_with(name)))
 }
 
 impl<'g> Member<'g> {
@@ -86,13 +84,9 @@ impl<'g> Member<'g> {
         Some((place("_stext")?, place("_etext")?))
     }
 
-    /// The symbol at a link-time address, with the distance from it.
+    /// What people call a link-time address of the image.
     pub(super) fn place(&self, link: u64) -> String {
-        match self.profile().symbols.nearest(link) {
-            Some((symbol, 0)) => symbol.name.to_owned(),
-            Some((symbol, distance)) => format!("{}+{distance:#x}", symbol.name),
-            None => format!("{link:#x}"),
-        }
+        self.guest.kernel().place(self.run_time(link))
     }
 
     fn read(&mut self, at: Gva, len: u64) -> Option<Vec<u8>> {
@@ -209,13 +203,13 @@ impl<'g> Member<'g> {
 
     /// Foreign modules and BPF programs that watch others: what few guests have.
     pub(super) fn rarities(&mut self) -> Vec<(String, Gva)> {
-        let foreign = self.listed.iter().filter(|module| module.taints.contains(FOREIGN));
+        let foreign = self.listed.iter().filter(|module| module.is_foreign());
         let mut all: Vec<(String, Gva)> =
             foreign.map(|module| (format!("module {}", module.name), module.base)).collect();
         let programs = self.view.bpf_programs();
         for program in self.found.absorb(programs) {
             if WATCHING.contains(&program.program_type) {
-                let tag: String = program.tag.iter().map(|byte| format!("{byte:02x}")).collect();
+                let tag = crate::hex(&program.tag);
                 all.push((
                     format!("BPF program {} ({}, tag {tag})", program.name, program.type_name()),
                     program.at,

@@ -83,8 +83,7 @@ impl Evidence {
         put(serde_json::to_string(&self.about)?)?;
         for (frame, page) in &self.pages.pages {
             let used = page.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            let bytes = page[..used].iter().map(|byte| format!("{byte:02x}")).collect();
-            put(serde_json::to_string(&PageRecord { gpa: frame * PAGE, bytes })?)?;
+            put(serde_json::to_string(&PageRecord { gpa: frame * PAGE, bytes: crate::hex(&page[..used]) })?)?;
         }
         Ok(chain.0.to_hex().to_string())
     }

@@ -76,11 +76,11 @@ pub struct Evidence {
 pub fn collect(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding) -> Option<Evidence> {
     let detector = DETECTORS.iter().find(|detector| detector.name == finding.detector)?;
     let memory = Arc::new(Remembering::new(guest.memory().clone()));
-    let again = look(detector, memory.clone(), guest.kernel(), guest.shared_image());
+    let again = look(detector, memory.clone(), guest.kernel(), guest.image());
     let finding = again.iter().find(|found| found.subject == finding.subject)?;
     let mut pages = memory.pages();
     let shows = |pages: &Pages| {
-        let found = look(detector, Arc::new(pages.clone()), guest.kernel(), guest.shared_image());
+        let found = look(detector, Arc::new(pages.clone()), guest.kernel(), guest.image());
         found.contains(finding)
     };
     if !shows(&pages) {

@@ -2,7 +2,7 @@
 //!
 //! What it sees, and what evades it: [`DETECTOR`].
 
-use super::text::{end_of_change, next_difference, place, read};
+use super::text::{end_of_change, next_difference, read};
 use crate::{Detector, Finding, Limits, Severity, Subject};
 use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
@@ -71,9 +71,8 @@ fn piece(view: &View<'_>, image: &KernelImage, start: u64, end: u64, found: &mut
         if found.items.len() >= MAX_FINDINGS {
             return found.gap("kernel constants", address, GapReason::Limit(MAX_FINDINGS as u64));
         }
-        let hex =
-            |bytes: &[u8]| bytes.iter().take(MAX_TOLD).map(|byte| format!("{byte:02x}")).collect::<String>();
-        let symbol = place(view, address);
+        let hex = |bytes: &[u8]| crate::hex(bytes.get(..MAX_TOLD).unwrap_or(bytes));
+        let symbol = kernel.place(address);
         let value = hex(&there[next..at]);
         let summary = format!(
             "{} bytes of the constant {symbol} are not as in the kernel's file: {value} instead of {}",

@@ -6,9 +6,6 @@ use crate::{Detector, Finding, Severity, Subject};
 use lynceus_introspect::linux::{Callback, Code, Module, Trampoline, View};
 use lynceus_introspect::{Gva, Partial};
 
-/// Letters of a module's taints that say that it did not come with the kernel: forced, out of tree, unsigned.
-const FOREIGN: [char; 3] = ['F', 'O', 'E'];
-
 /// A pointer to code.
 pub(super) struct Hook {
     /// What may be hooked, for people.
@@ -69,8 +66,8 @@ impl Owners {
             Code::Kernel => return Whose::Kernel,
             Code::Module(name) => {
                 let is_it = |module: &&Module| module.name == name;
-                let taints = self.listed.iter().find(is_it).map_or("", |module| &module.taints);
-                return Whose::Module { name, foreign: taints.contains(FOREIGN) };
+                let foreign = self.listed.iter().find(is_it).is_some_and(Module::is_foreign);
+                return Whose::Module { name, foreign };
             }
             Code::Unknown => {}
         }

@@ -28,8 +28,5 @@ pub fn packet_hooks(guest: &LinuxGuest, options: &Options) -> Partial<Finding> {
 }
 
 fn look(view: &View<'_>) -> Partial<Finding> {
-    let mut hooks = Partial::default();
-    let callbacks = view.packet_hooks();
-    hooks.items = hooks.absorb(callbacks).into_iter().map(Hook::of).collect();
-    judged(view, &DETECTOR, Allow::OwnModules, hooks)
+    judged(view, &DETECTOR, Allow::OwnModules, view.packet_hooks().map(Hook::of))
 }

@@ -28,8 +28,5 @@ pub fn terminal_inputs(guest: &LinuxGuest, options: &Options) -> Partial<Finding
 }
 
 fn look(view: &View<'_>) -> Partial<Finding> {
-    let mut hooks = Partial::default();
-    let callbacks = view.terminal_inputs();
-    hooks.items = hooks.absorb(callbacks).into_iter().map(Hook::of).collect();
-    judged(view, &DETECTOR, Allow::OwnModules, hooks)
+    judged(view, &DETECTOR, Allow::OwnModules, view.terminal_inputs().map(Hook::of))
 }

@@ -28,8 +28,5 @@ pub fn trace_handlers(guest: &LinuxGuest, options: &Options) -> Partial<Finding>
 }
 
 fn look(view: &View<'_>) -> Partial<Finding> {
-    let mut hooks = Partial::default();
-    let traces = view.traces();
-    hooks.items = hooks.absorb(traces).into_iter().map(Hook::of).collect();
-    judged(view, &DETECTOR, Allow::OwnModules, hooks)
+    judged(view, &DETECTOR, Allow::OwnModules, view.traces().map(Hook::of))
 }

@@ -61,7 +61,7 @@ impl Bench<'_> {
             };
             done.found.gap("signature scan", Gva(job.layout.start), reason);
         }
-        let digest = known.sha256.map(|digest| tell::hex(&digest));
+        let digest = known.sha256.map(|digest| crate::hex(&digest));
         let whole = is_whole(&job.subject, content);
         if let Subject::File { sha256, .. } = &mut job.subject {
             *sha256 = digest.clone().filter(|_| whole);

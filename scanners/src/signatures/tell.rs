@@ -4,7 +4,7 @@ use super::content::Content;
 use super::engine::{Hit, StringHit};
 use super::walk::Job;
 use super::{HASH_NAME, NAME, RuleMatch, StringMatch, Summary, TECHNIQUE};
-use crate::{Finding, Severity, Subject};
+use crate::{Finding, Severity, Subject, hex};
 use std::borrow::Cow;
 
 /// Longest match that is told, in bytes.
@@ -108,10 +108,6 @@ pub(super) fn severity(told: Option<&str>) -> Severity {
         },
         None => Severity::High,
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Printable ASCII as it is, all else escaped: the bytes are the guest's.

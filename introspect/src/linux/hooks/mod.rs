@@ -17,7 +17,6 @@ pub use probes::{Probe, ProbesLayout};
 pub use terminals::TerminalsLayout;
 pub use trampolines::{Trampoline, TrampolinesLayout};
 
-use super::View;
 use crate::Gva;
 
 /// A function that the kernel was asked to call.
@@ -29,15 +28,4 @@ pub struct Callback {
     pub at: Gva,
     /// The function.
     pub handler: Gva,
-}
-
-impl View<'_> {
-    /// The name of the kernel's function or variable at or before an address.
-    fn name_of(&self, at: Gva) -> String {
-        match self.kernel().profile.symbols.nearest(self.kernel().unslid(at)) {
-            Some((symbol, 0)) => symbol.name.to_owned(),
-            Some((symbol, distance)) => format!("{}+{distance:#x}", symbol.name),
-            None => at.to_string(),
-        }
-    }
 }

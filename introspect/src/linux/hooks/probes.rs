@@ -124,7 +124,7 @@ impl View<'_> {
             let place = at.field(*place);
             let Some(handler) = found.ok("probe", place, self.pointer(place)) else { continue };
             if !handler.is_null() {
-                let on = format!("a probe at {}", self.name_of(address));
+                let on = format!("a probe at {}", self.kernel().place(address));
                 handlers.push(Callback { on, at: place, handler });
             }
         }
@@ -157,7 +157,7 @@ impl View<'_> {
             for place in [layout.function, layout.saved].map(|offset| at.field(offset)) {
                 let Some(handler) = found.ok(what, place, self.pointer(place)) else { continue };
                 if !handler.is_null() {
-                    let on = format!("functions traced by {}", self.name_of(at));
+                    let on = format!("functions traced by {}", self.kernel().place(at));
                     found.items.push(Callback { on, at: place, handler });
                 }
             }

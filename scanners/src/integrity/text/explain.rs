@@ -69,8 +69,7 @@ impl Text<'_> {
     }
 
     fn symbol_at(&self, at: u64) -> &str {
-        let names = self.image.symbols.nearest(at).filter(|(_, distance)| *distance == 0);
-        names.map_or("", |(symbol, _)| symbol.name)
+        self.image.symbols.exactly(at).map_or("", |symbol| symbol.name)
     }
 
     /// Whether the kernel may have written what is at this site.

@@ -12,6 +12,7 @@ mod entries;
 mod explain;
 
 use super::judge::Owners;
+use crate::crossview::confirmed;
 use crate::{Detector, Finding, Limits, Severity, Subject};
 use explain::Text;
 use lynceus_introspect::linux::Probe;
@@ -19,7 +20,6 @@ use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Gva, Partial};
 use lynceus_profiles::kernel_file::{KernelImage, PatchSite};
-use std::time::Duration;
 
 /// What is known of it.
 pub(crate) const DETECTOR: Detector = Detector {
@@ -43,9 +43,6 @@ const MAX_TOLD: usize = 16;
 const PAGE: usize = 4096;
 /// Changes this near to each other are one.
 const NEAR: usize = 8;
-/// Looks that must all show a change: the kernel rewrites code in steps of some microseconds.
-const LOOKS: u32 = 3;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// Code that was changed.
 pub fn kernel_text(guest: &LinuxGuest, _: &Options) -> Partial<Finding> {
@@ -60,17 +57,10 @@ pub fn kernel_text(guest: &LinuxGuest, _: &Options) -> Partial<Finding> {
         changes.items = changes.absorb(own);
         changes
     };
-    let mut all = changed();
-    for _ in 1..LOOKS {
-        if all.items.is_empty() {
-            break;
-        }
-        std::thread::sleep(BETWEEN_LOOKS);
-        let again = changed();
-        all.items.retain(|change| again.items.contains(change));
-    }
+    // The kernel rewrites code in steps of some microseconds: what one look shows and the next does not is no change.
+    let confirmed = confirmed(guest, changed, |before, now| before == now);
     let mut found = Partial::default();
-    let changes = found.absorb(all);
+    let changes = found.absorb(confirmed);
     if !changes.is_empty() {
         let owners = Owners::new(&view, &mut found);
         found.items = changes.iter().map(|change| finding(&view, change, &owners)).collect();
@@ -213,10 +203,9 @@ fn probed(view: &View<'_>, probes: &[Probe], at: Gva, found: &[u8]) -> Option<u6
 }
 
 fn finding(view: &View<'_>, change: &Change, owners: &Owners) -> Finding {
-    let place = place(view, change.at);
+    let place = view.kernel().place(change.at);
     let len = change.found.len();
-    let hex =
-        |bytes: &[u8]| bytes.iter().take(MAX_TOLD).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| crate::hex(bytes.get(..MAX_TOLD).unwrap_or(bytes));
     let leads = explain::destination(&change.found, change.at.0)
         .filter(|to| !view.kernel_text().is_ok_and(|(start, end)| (start.0..end.0).contains(to)));
     let leads = leads.map(|to| format!(", which leads to {}, {}", Gva(to), owners.describe(view, Gva(to))));
@@ -232,14 +221,4 @@ fn finding(view: &View<'_>, change: &Change, owners: &Owners) -> Finding {
     };
     let subject = Subject::Kernel { symbol: place, address: change.at.0, value: hex(&change.found) };
     DETECTOR.finding(Severity::Critical, told, subject)
-}
-
-/// The symbol at or before an address of the kernel, with the distance to it.
-pub(super) fn place(view: &View<'_>, at: Gva) -> String {
-    let link = view.kernel().unslid(at);
-    match view.kernel().profile.symbols.nearest(link) {
-        Some((symbol, 0)) => symbol.name.to_owned(),
-        Some((symbol, distance)) => format!("{}+{distance:#x}", symbol.name),
-        None => format!("{at}"),
-    }
 }
