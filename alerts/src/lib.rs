@@ -35,7 +35,7 @@ fn id(vm: &str, finding: &Finding) -> String {
     let mut digest = blake3::Hasher::new();
     let rule =
         finding.rule.as_ref().map_or_else(String::new, |rule| format!("{} {}", rule.namespace, rule.rule));
-    for part in [vm, finding.detector, &subject, &rule] {
+    for part in [vm, &finding.detector, &subject, &rule] {
         digest.update(&(part.len() as u64).to_le_bytes());
         digest.update(part.as_bytes());
     }
@@ -49,13 +49,13 @@ mod tests {
 
     fn finding(pid: u32) -> Finding {
         Finding {
-            detector: "hidden_task",
+            detector: "hidden_task".into(),
             technique: "T1014".into(),
             severity: Severity::Critical,
             summary: "a \"summary\"\nof two lines".to_owned(),
             subject: Subject::Task { pid, tgid: pid, comm: "x".to_owned(), address: 1 },
-            seen_in: vec!["slab pages"],
-            missing_from: vec!["task list"],
+            seen_in: vec!["slab pages".into()],
+            missing_from: vec!["task list".into()],
             rule: None,
         }
     }

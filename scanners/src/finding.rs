@@ -1,11 +1,11 @@
 //! What a detector reports: a fact about a guest, with what proves it.
 
 use crate::signatures::RuleMatch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// How bad it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing.
@@ -19,7 +19,7 @@ pub enum Severity {
 }
 
 /// What a finding is about.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Subject {
     /// A process or a thread.
@@ -69,16 +69,16 @@ pub enum Subject {
     /// A piece of memory.
     Memory {
         /// The process whose it is; none for the kernel's and for all RAM.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
         /// Its name, as the guest wrote it.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         comm: Option<String>,
         /// The process's control group, where it is in one.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         cgroup: Option<String>,
         /// The container that the control group is of.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         container: Option<String>,
         /// First address.
         start: u64,
@@ -96,7 +96,7 @@ pub enum Subject {
         /// The other end.
         remote: String,
         /// Its state, as `ss` prints it.
-        state: &'static str,
+        state: Cow<'static, str>,
         /// Inode number, as in `socket:[N]`.
         inode: u64,
         /// Address of its `struct sock`.
@@ -110,10 +110,10 @@ pub enum Subject {
 }
 
 /// A fact about a guest.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Finding {
     /// Name of the detector.
-    pub detector: &'static str,
+    pub detector: Cow<'static, str>,
     /// MITRE ATT&CK technique.
     pub technique: Cow<'static, str>,
     /// How bad it is.
@@ -123,11 +123,11 @@ pub struct Finding {
     /// What it is about.
     pub subject: Subject,
     /// Views that show the subject.
-    pub seen_in: Vec<&'static str>,
+    pub seen_in: Vec<Cow<'static, str>>,
     /// Views that should show it and do not.
-    pub missing_from: Vec<&'static str>,
+    pub missing_from: Vec<Cow<'static, str>>,
     /// The signature that matched, where one did.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleMatch>,
 }
 
@@ -142,7 +142,7 @@ impl Finding {
     ) -> Finding {
         let (seen_in, missing_from) = (Vec::new(), Vec::new());
         Finding {
-            detector,
+            detector: detector.into(),
             technique: technique.into(),
             severity,
             summary,
@@ -151,5 +151,12 @@ impl Finding {
             missing_from,
             rule: None,
         }
+    }
+
+    /// The same, with the views that show the subject and those that should and do not.
+    pub(crate) fn seen(mut self, seen_in: &[&'static str], missing_from: &[&'static str]) -> Finding {
+        let named = |views: &[&'static str]| views.iter().copied().map(Cow::Borrowed).collect();
+        (self.seen_in, self.missing_from) = (named(seen_in), named(missing_from));
+        self
     }
 }

@@ -21,9 +21,6 @@ fn finding(disagreement: &Disagreement) -> Finding {
     };
     let summary = format!("the kernel in memory is not the one it claims to be: {disagreement}");
     let subject = Subject::Profile { symbol: symbol.clone() };
-    Finding {
-        seen_in: vec!["guest memory"],
-        missing_from: vec!["trusted profile"],
-        ..Finding::new("profile_disagreement", "T1014", Severity::High, summary, subject)
-    }
+    Finding::new("profile_disagreement", "T1014", Severity::High, summary, subject)
+        .seen(&["guest memory"], &["trusted profile"])
 }

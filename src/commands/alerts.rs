@@ -65,7 +65,7 @@ impl Row for AlertRow {
         };
         vec![
             severity.to_owned(),
-            finding.detector.to_owned(),
+            finding.detector.to_string(),
             finding.technique.to_string(),
             subject,
             finding.seen_in.join(", "),

@@ -45,7 +45,7 @@ fn started_as_root(guest: &mut Hostile, comm: &str) {
 fn only_the_command(guest: &Hostile, technique: &str, words: &str) {
     let found = findings(guest);
     assert_eq!(found.len(), 1, "{found:#?}");
-    assert_eq!((found[0].detector, &*found[0].technique), ("raised_credentials", technique));
+    assert_eq!((&*found[0].detector, &*found[0].technique), ("raised_credentials", technique));
     assert!(matches!(&found[0].subject, Subject::Task { comm, .. } if comm == COMMAND), "{found:#?}");
     assert!(found[0].summary.contains(words), "{}", found[0].summary);
 }

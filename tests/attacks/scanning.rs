@@ -71,7 +71,7 @@ fn files_are_denied_and_allowed_by_their_hash() {
     let (found, summary) =
         scan(&guest, &Wanted { hashes: Some(&deny), ..Wanted::new(&Rules::none(), FILES) });
     assert_eq!(paths(&found), ["/bin/busybox"], "{:#?}", found.items);
-    assert_eq!((found.items[0].detector, found.items[0].rule.is_none()), (signatures::HASH_NAME, true));
+    assert_eq!((&*found.items[0].detector, found.items[0].rule.is_none()), (signatures::HASH_NAME, true));
     assert!(summary.whole_files > 5 && summary.whole_files < summary.files, "a sparse memfd is never whole");
     let allow = list(&format!("allow {box_hash}"));
     let (found, summary) = scan(&guest, &Wanted { hashes: Some(&allow), ..Wanted::new(&rules, FILES) });

@@ -24,7 +24,8 @@ fn only(guest: &Hostile, missing_from: &str) -> Finding {
     let mut found = findings(guest);
     assert_eq!(found.len(), 1, "{found:#?}");
     let found = found.remove(0);
-    assert_eq!((found.detector, &found.missing_from[..]), ("hidden_socket", &[missing_from][..]));
+    assert_eq!(found.detector, "hidden_socket");
+    assert_eq!(found.missing_from, [missing_from]);
     assert!(
         matches!(&found.subject, Subject::Socket { local, .. } if local.ends_with(":10001")),
         "{found:?}"

@@ -174,7 +174,7 @@ pub(crate) fn finds_attacks(guest: &Guest) -> Result<()> {
         attack.stop(&ask).context(attack.name)?;
         let is_one = |finding: &&Finding| finding.detector == attack.detector;
         let one = found.iter().find(is_one).with_context(|| format!("{}: {found:#?}", attack.name))?;
-        let only = found.iter().all(|found| is_one(&found) || attack.also.contains(&found.detector));
+        let only = found.iter().all(|found| is_one(&found) || attack.also.contains(&&*found.detector));
         ensure!(only, "{}: {found:#?}", attack.name);
         println!("LAB {}: {}: {}", guest.name, attack.name, one.summary);
     }

@@ -65,5 +65,5 @@ fn finding(module: Module, seen_in: Vec<&'static str>, missing_from: Vec<&'stati
         missing_from.join(" or the ")
     );
     let subject = Subject::Module { name: module.name, base: module.base.0, address: module.at.0 };
-    Finding { seen_in, missing_from, ..DETECTOR.finding(Severity::Critical, summary, subject) }
+    DETECTOR.finding(Severity::Critical, summary, subject).seen(&seen_in, &missing_from)
 }

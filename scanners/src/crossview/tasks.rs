@@ -107,7 +107,7 @@ fn finding(sighting: Sighting, missing_from: Vec<&'static str>) -> Finding {
         missing_from.join(" or the ")
     );
     let subject = Subject::Task { pid: task.pid, tgid: task.tgid, comm: task.comm, address: task.at.0 };
-    Finding { seen_in, missing_from, ..DETECTOR.finding(Severity::Critical, summary, subject) }
+    DETECTOR.finding(Severity::Critical, summary, subject).seen(&seen_in, &missing_from)
 }
 
 #[cfg(test)]

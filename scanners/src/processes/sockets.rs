@@ -143,10 +143,10 @@ fn told(socket: &Socket, what: &str, seen_in: &'static str, missing_from: &'stat
         protocol: socket.protocol_name(),
         local,
         remote,
-        state: socket.state.name(),
+        state: socket.state.name().into(),
         inode: socket.inode,
         address: socket.at.0,
     };
     let finding = DETECTOR.finding(Severity::High, summary, subject);
-    Finding { seen_in: vec![seen_in], missing_from: vec![missing_from], ..finding }
+    finding.seen(&[seen_in], &[missing_from])
 }

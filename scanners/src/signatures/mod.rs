@@ -53,7 +53,7 @@ use judge::Bench;
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Partial};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::AtomicU32;
 use walk::Walker;
 
@@ -104,7 +104,7 @@ impl<'w> Wanted<'w> {
 }
 
 /// A match of one of a rule's strings.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StringMatch {
     /// The string's name in the rule.
     pub name: String,
@@ -123,7 +123,7 @@ pub struct StringMatch {
 }
 
 /// The rule that matched.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RuleMatch {
     /// Its name.
     pub rule: String,
