@@ -90,6 +90,13 @@ impl State {
         Moment { names: self.names.clone(), ..Moment::at(self.at) }
     }
 
+    /// Whether it means the same: all but the moment and the number.
+    pub fn is_like(&self, other: &State) -> bool {
+        let State { vms, ports, names, serial, isolated, .. } = self;
+        (vms, ports, names, *serial, isolated)
+            == (&other.vms, &other.ports, &other.names, other.serial, &other.isolated)
+    }
+
     /// What holds for a VM now.
     pub fn policy(&self, vm: &str) -> Option<&Arc<VmPolicy>> {
         let of_vm = self.vms.get(vm)?;

@@ -7,7 +7,7 @@
 use crate::backend::dump::{Dump, DumpError, RawLayout};
 use crate::backend::qemu::{self, Qemu, QemuError, Vm};
 use crate::backend::xen::{self, Domain, DomainKind, Xen, XenError};
-use crate::{GuestMemory, Pause, SharedMemory};
+use crate::{GuestMemory, Pause, PauseError, SharedMemory};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -190,6 +190,24 @@ impl Target {
             Target::Vm(vm) => Some(vm.clone()),
             Target::Xen(domain) if domain.can_pause() => Some(domain.clone()),
             Target::Xen(_) | Target::Dump { .. } => None,
+        }
+    }
+
+    /// Stops it until [`Target::go_on`], whoever goes meanwhile: not for a look, but because of one.
+    pub fn stop(&self) -> Result<(), PauseError> {
+        match self {
+            Target::Vm(vm) => vm.stop(),
+            Target::Xen(domain) => domain.stop(),
+            Target::Dump { .. } => Err(PauseError::Unavailable("a dump does not run".to_owned())),
+        }
+    }
+
+    /// Lets it go on after [`Target::stop`].
+    pub fn go_on(&self) -> Result<(), PauseError> {
+        match self {
+            Target::Vm(vm) => vm.go_on(),
+            Target::Xen(domain) => domain.go_on(),
+            Target::Dump { .. } => Err(PauseError::Unavailable("a dump does not run".to_owned())),
         }
     }
 

@@ -45,7 +45,7 @@ mod words;
 
 pub use error::{ErrorKind, Errors, LoadError, ParseError, PolicyError};
 pub use lint::{Level, Lint};
-pub use load::{Folder, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, read_files};
+pub use load::{Folder, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, from_toml, read_files};
 pub use model::{Chain, ChainDefault, FORMAT, Interface, Look, Mac, Rule, TierRules, Vm, VmPolicy};
 pub use net::{AddressSet, Family, IpRange};
 pub use place::{Place, Sources};

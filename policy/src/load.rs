@@ -3,7 +3,7 @@
 //! *Does*: reads every `*.toml` below a folder in the order of their paths, within limits, and merges them; a name that two files
 //! give is an error that names both places. *Never*: follows a link out of the folder, or gives a value meaning.
 
-use crate::error::{ErrorKind, Errors, LoadError};
+use crate::error::{ErrorKind, Errors, LoadError, PolicyError};
 use crate::place::{At, FileId, Place, Sources};
 use crate::suggest;
 use crate::syntax::{
@@ -198,4 +198,14 @@ fn list(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Loa
         }
     }
     Ok(())
+}
+
+/// Reads a file of another kind as strictly as a policy: an unknown key is an error with its place and a suggestion.
+pub fn from_toml<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, PolicyError> {
+    toml::from_str(text).map_err(|error| {
+        let mut sources = Sources::default();
+        let file = sources.add(name.to_owned(), text.to_owned());
+        let place = sources.place(file, &error.span().unwrap_or(0..0));
+        PolicyError { place, kind: ErrorKind::Syntax(suggest::improve(error.message())) }
+    })
 }

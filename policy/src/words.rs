@@ -178,4 +178,6 @@ pub enum Response {
     Isolate,
     /// And the VM is paused.
     Pause,
+    /// And a person is asked whether to isolate the VM.
+    Ask,
 }

@@ -39,19 +39,24 @@ enum Wake {
     Names(Names),
 }
 
-#[derive(Serialize)]
-struct Event<'a> {
-    event: &'a str,
+/// What the enforcer tells.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Event {
+    /// In a word: `running`, `failed`, `guarded`, `closed`, `gone`, `repaired`, …
+    pub(crate) event: &'static str,
+    /// The port that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    port: Option<&'a str>,
+    pub(crate) port: Option<String>,
+    /// The VM.
     #[serde(skip_serializing_if = "Option::is_none")]
-    vm: Option<&'a str>,
+    pub(crate) vm: Option<String>,
+    /// More of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
+    pub(crate) text: Option<String>,
 }
 
 struct Enforcer<'a> {
-    output: Output,
+    tell: &'a dyn Fn(Event) -> Result<()>,
     args: &'a StateArgs,
     nft: Nft,
     compared: Instant,
@@ -59,14 +64,28 @@ struct Enforcer<'a> {
     seen: BTreeMap<String, BTreeMap<IpAddr, Instant>>,
 }
 
-/// Runs until it is ended.
+/// Runs until it is ended, and prints what happens.
 pub(super) fn run(output: Output, args: &StateArgs) -> Result<Outcome> {
+    enforce_on(args, &|event| print(output, &event))
+}
+
+fn print(output: Output, event: &Event) -> Result<()> {
+    if output.is_json() {
+        return output.json_line(event);
+    }
+    let told = [&event.port, &event.vm, &event.text].into_iter().flatten().map(|text| escape(text));
+    println!("{:<14}  {}", event.event, told.collect::<Vec<_>>().join("  "));
+    Ok(())
+}
+
+/// Keeps what is enforced true until `tell` fails.
+pub(crate) fn enforce_on(args: &StateArgs, tell: &dyn Fn(Event) -> Result<()>) -> Result<Outcome> {
     // Listens before it looks: nothing that comes meanwhile is missed.
     let (wake, woken) = channel();
     listen(wake.clone())?;
     firewall::restore(args)?;
     let mut enforcer =
-        Enforcer { output, args, nft: Nft::default(), compared: Instant::now(), seen: BTreeMap::new() };
+        Enforcer { tell, args, nft: Nft::default(), compared: Instant::now(), seen: BTreeMap::new() };
     look_up(wake, enforcer.names()?);
     enforcer.tell("running", None, None, None)?;
     loop {
@@ -109,14 +128,14 @@ fn look_up(wake: Sender<Wake>, names: Receiver<Vec<String>>) {
 }
 
 impl Enforcer<'_> {
-    fn tell(&self, event: &str, port: Option<&str>, vm: Option<&str>, text: Option<String>) -> Result<()> {
-        if self.output.is_json() {
-            return self.output.json_line(&Event { event, port, vm, text });
-        }
-        let told =
-            [port, vm, text.as_deref()].into_iter().flatten().map(escape).collect::<Vec<_>>().join("  ");
-        println!("{event:<14}  {told}");
-        Ok(())
+    fn tell(
+        &self,
+        event: &'static str,
+        port: Option<&str>,
+        vm: Option<&str>,
+        text: Option<String>,
+    ) -> Result<()> {
+        (self.tell)(Event { event, port: port.map(str::to_owned), vm: vm.map(str::to_owned), text })
     }
 
     /// Asks for the names of the policy once a minute.

@@ -225,34 +225,45 @@ fn rules(output: Output, args: &StateArgs) -> Result<Outcome> {
 
 /// Isolates a VM, or releases it. Its open connections are judged again by their next packet.
 pub(super) fn isolate(args: &IsolateArgs, is_isolated: bool) -> Result<Outcome> {
-    let store = Store::open(&args.state.state)?;
+    let done = set_isolated(&args.state.state, &args.vm, is_isolated)?;
+    if done.was_so {
+        println!("{}: it was so already", args.vm);
+        return Ok(Outcome::Clean);
+    }
+    println!("{}: {}", args.vm, if is_isolated { "isolated" } else { "released" });
+    if !done.has_port {
+        eprintln!("lynceus: {} has no port on this host now", args.vm);
+        return Ok(Outcome::Incomplete);
+    }
+    Ok(Outcome::Clean)
+}
+
+/// What came of isolating or releasing a VM.
+pub(crate) struct Isolated {
+    /// Nothing was to be done.
+    pub(crate) was_so: bool,
+    /// It has a port on this host.
+    pub(crate) has_port: bool,
+}
+
+/// Isolates a VM that is guarded here, or releases it.
+pub(crate) fn set_isolated(state: &Path, vm: &str, is_isolated: bool) -> Result<Isolated> {
+    let store = Store::open(state)?;
     let nft = Nft::default();
     enforce::roll_back_if_due(&nft, &store, Timestamp::now())?;
     let Some(old) = store.enforced()? else {
         bail!("nothing is enforced on this host: `lynceus policy apply` does that");
     };
-    if !old.vms.contains_key(&args.vm) {
+    if !old.vms.contains_key(vm) {
         let known: Vec<&str> = old.vms.keys().take(20).map(String::as_str).collect();
-        bail!("no VM {:?} is guarded here; there are {}", args.vm, known.join(", "));
+        bail!("no VM {vm:?} is guarded here; there are {}", known.join(", "));
     }
     let mut new = old.clone();
-    if is_isolated {
-        new.isolated.insert(args.vm.clone());
-    } else {
-        new.isolated.remove(&args.vm);
+    let changed = if is_isolated { new.isolated.insert(vm.to_owned()) } else { new.isolated.remove(vm) };
+    if changed {
+        enforce::enforce(&nft, &store, Some(&old), &mut new)?;
     }
-    if new.isolated == old.isolated {
-        println!("{}: it was so already", args.vm);
-        return Ok(Outcome::Clean);
-    }
-    enforce::enforce(&nft, &store, Some(&old), &mut new)?;
-    println!("{}: {}", args.vm, if is_isolated { "isolated" } else { "released" });
-    let is_guarded = new.ports.values().any(|port| port.vm == args.vm);
-    if !is_guarded {
-        eprintln!("lynceus: {} has no port on this host now", args.vm);
-        return Ok(Outcome::Incomplete);
-    }
-    Ok(Outcome::Clean)
+    Ok(Isolated { was_so: !changed, has_port: new.ports.values().any(|port| port.vm == vm) })
 }
 
 /// Enforces the last good rules again, for the ports as they are now.

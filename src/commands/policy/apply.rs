@@ -19,17 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Checks, tests and enforces.
 pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
-    let trust = Trust::load(&args.trust)?;
-    let (policy, signer, serial) = trusted(&trust, &args.folder.policy)?;
-    refuse_what_is_not_enforced(&policy)?;
     let store = Store::open(&args.state.state)?;
     let nft = Nft::default();
-    enforce::roll_back_if_due(&nft, &store, Timestamp::now())?;
-    let old = store.enforced()?;
-    let mut complete = Outcome::Clean;
-    let mut new = state(&policy, old.as_ref(), &nft, &mut complete)?;
-    refuse_what_is_not_signed_for(signer, serial, old.as_ref(), &mut new)?;
-    refuse_failed_tests(&policy, &new)?;
+    let Checked { old, mut new, complete } = checked(&store, &nft, &args.folder.policy, &args.trust)?;
     let started = Instant::now();
     let done = match (&args.confirm, &old) {
         (Some(time), Some(old)) => {
@@ -51,6 +43,27 @@ pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
     };
     tell(&new, done, started.elapsed());
     Ok(complete)
+}
+
+/// A policy that may be enforced.
+struct Checked {
+    old: Option<State>,
+    new: State,
+    complete: Outcome,
+}
+
+/// The policy is signed by whom it must be, says nothing that cannot be enforced, and its tests hold.
+fn checked(store: &Store, nft: &Nft, policy: &Path, trust: &Path) -> Result<Checked> {
+    let trust = Trust::load(trust)?;
+    let (policy, signer, serial) = trusted(&trust, policy)?;
+    refuse_what_is_not_enforced(&policy)?;
+    enforce::roll_back_if_due(nft, store, Timestamp::now())?;
+    let old = store.enforced()?;
+    let mut complete = Outcome::Clean;
+    let mut new = state(&policy, old.as_ref(), nft, &mut complete)?;
+    refuse_what_is_not_signed_for(signer, serial, old.as_ref(), &mut new)?;
+    refuse_failed_tests(&policy, &new)?;
+    Ok(Checked { old, new, complete })
 }
 
 /// The policy, who signed it, and its serial number. A folder has neither. What is applied is the very bytes that were signed.

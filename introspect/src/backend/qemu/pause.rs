@@ -44,6 +44,18 @@ impl Pause for Qemu {
     }
 }
 
+impl Qemu {
+    /// Stops the guest until [`Qemu::go_on`], whoever goes meanwhile.
+    pub fn stop(&self) -> Result<(), PauseError> {
+        Ok(self.control()?.execute("stop", json!({})).map(drop)?)
+    }
+
+    /// Lets a stopped guest go on. One that runs already does so still.
+    pub fn go_on(&self) -> Result<(), PauseError> {
+        Ok(self.control()?.execute("cont", json!({})).map(drop)?)
+    }
+}
+
 /// The watchdog goes last: if this fails or is killed on the way, it still does its work.
 fn resume(qmp: &mut Qmp, watchdog: Watchdog) -> Result<(), PauseError> {
     qmp.execute("cont", json!({}))?;

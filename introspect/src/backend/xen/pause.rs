@@ -42,3 +42,23 @@ impl Pause for Xen {
         }))
     }
 }
+
+impl Xen {
+    /// Stops the guest until [`Xen::go_on`], whoever goes meanwhile. Xen counts: twice stopped is to be let go on twice.
+    pub fn stop(&self) -> Result<(), PauseError> {
+        self.set_paused(true)
+    }
+
+    /// Lets a stopped guest go on.
+    pub fn go_on(&self) -> Result<(), PauseError> {
+        self.set_paused(false)
+    }
+
+    fn set_paused(&self, is_paused: bool) -> Result<(), PauseError> {
+        let Some((xen, abi)) = &self.control else {
+            return Err(PauseError::Unavailable("this domain may not ask Xen for it".to_owned()));
+        };
+        control::pause(&**xen, *abi, self.domain.id, is_paused)
+            .map_err(|error| PauseError::Refused(error.to_string()))
+    }
+}
