@@ -44,5 +44,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let _ =
-        dump.with_raw_layout(RawLayout::HoleRemoved { below_bytes: 0x3000 }).read(Gpa(1 << 32), &mut [0; 64]);
+        dump.with_raw_layout(RawLayout::HoleRemoved { below_bytes: 0x3000 }).map(|dump| dump.read(Gpa(1 << 32), &mut [0; 64]));
 });

@@ -4,7 +4,7 @@
 //! *Trusts*: the host kernel. Names are anyone's to give, so one that fits two VMs opens neither.
 //! *Never*: guesses what was meant.
 
-use crate::backend::dump::{Dump, DumpError, RawLayout};
+use crate::backend::dump::{Dump, DumpError, DumpFile, RawLayout};
 use crate::backend::qemu::{self, Qemu, QemuError, Vm};
 use crate::backend::xen::{self, Domain, DomainKind, Xen, XenError};
 use crate::{GuestMemory, Pause, PauseError, SharedMemory};
@@ -26,6 +26,63 @@ pub enum Target {
         /// Its content.
         dump: Arc<Dump>,
     },
+}
+
+/// A target that was opened, and of which no byte was read yet: that takes no more rights.
+#[derive(Debug)]
+pub enum Unread {
+    /// A VM or a domain.
+    Live(Target),
+    /// A dump, whose own structure is not to be trusted either.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The same, open.
+        file: DumpFile,
+    },
+}
+
+impl Unread {
+    /// Opens what `name` names, as [`Target::open_with`] does.
+    pub fn open(name: &str, options: OpenOptions) -> Result<Unread, TargetError> {
+        let pid = name.strip_prefix("pid:").and_then(|text| text.parse().ok());
+        let path = Path::new(name);
+        let live = match (pid, name.strip_prefix("xen:")) {
+            (Some(pid), _) => open_vm(name, pid, None),
+            (None, Some(domain)) => open_domain(name, domain, options),
+            (None, None) if name.contains('/') || path.is_file() => {
+                return Ok(Unread::File { path: path.to_owned(), file: DumpFile::open(path)? });
+            }
+            (None, None) => match choose(name, all()?)? {
+                Found::Qemu(vm) => open_vm(name, vm.pid, Some(vm.started_ticks)),
+                Found::Xen(domain) => open_id(name, domain.id, options),
+            },
+        };
+        live.map(Unread::Live)
+    }
+
+    /// Reads what has to be read before there is memory to look at.
+    pub fn read(self) -> Result<Target, TargetError> {
+        match self {
+            Unread::Live(target) => Ok(target),
+            Unread::File { path, file } => Ok(Target::Dump { path, dump: Arc::new(file.parse()?) }),
+        }
+    }
+
+    /// As [`Target::confine`].
+    pub fn confine(&mut self) {
+        if let Unread::Live(target) = self {
+            target.confine();
+        }
+    }
+
+    /// What is live already.
+    pub fn live(&self) -> Option<&Target> {
+        match self {
+            Unread::Live(target) => Some(target),
+            Unread::File { .. } => None,
+        }
+    }
 }
 
 /// How carefully a target is opened.
@@ -131,18 +188,24 @@ impl Target {
 
     /// The same, with less caution where `options` say so.
     pub fn open_with(name: &str, options: OpenOptions) -> Result<Target, TargetError> {
-        let pid = name.strip_prefix("pid:").and_then(|text| text.parse().ok());
-        let path = Path::new(name);
-        match (pid, name.strip_prefix("xen:")) {
-            (Some(pid), _) => open_vm(name, pid, None),
-            (None, Some(domain)) => open_domain(name, domain, options),
-            (None, None) if name.contains('/') || path.is_file() => {
-                Ok(Target::Dump { path: path.to_owned(), dump: Arc::new(Dump::open(path)?) })
+        Unread::open(name, options)?.read()
+    }
+
+    /// Gives up every way to the target but reading its memory: no pause, no question to the hypervisor, no copy that asks
+    /// for the right to trace each time. For a worker that locks itself down, before anybody else holds the target.
+    pub fn confine(&mut self) {
+        match self {
+            Target::Vm(vm) => {
+                if let Some(vm) = Arc::get_mut(vm) {
+                    vm.confine();
+                }
             }
-            (None, None) => match choose(name, all()?)? {
-                Found::Qemu(vm) => open_vm(name, vm.pid, Some(vm.started_ticks)),
-                Found::Xen(domain) => open_id(name, domain.id, options),
-            },
+            Target::Xen(domain) => {
+                if let Some(domain) = Arc::get_mut(domain) {
+                    domain.confine();
+                }
+            }
+            Target::Dump { .. } => {}
         }
     }
 
@@ -164,13 +227,13 @@ impl Target {
         }
     }
 
-    /// The same raw image, opened anew with its bytes laid out otherwise. Other targets stay as they are.
-    pub fn with_raw_layout(&self, layout: RawLayout) -> Result<Target, TargetError> {
+    /// The same raw image with its bytes laid out otherwise. `None` of what says itself where its memory belongs.
+    pub fn with_raw_layout(&self, layout: RawLayout) -> Option<Target> {
         match self {
-            Target::Vm(_) | Target::Xen(_) => Ok(self.clone()),
-            Target::Dump { path, .. } => {
-                let dump = Arc::new(Dump::open(path)?.with_raw_layout(layout));
-                Ok(Target::Dump { path: path.clone(), dump })
+            Target::Vm(_) | Target::Xen(_) => None,
+            Target::Dump { path, dump } => {
+                let dump = Arc::new(dump.with_raw_layout(layout)?);
+                Some(Target::Dump { path: path.clone(), dump })
             }
         }
     }
@@ -186,7 +249,7 @@ impl Target {
     /// How to pause it, where it can be. Whether a control socket is free shows at the pause only.
     pub fn pausable(&self) -> Option<Arc<dyn Pause + Send + Sync>> {
         match self {
-            Target::Vm(vm) if vm.vm().qmp_sockets.is_empty() => None,
+            Target::Vm(vm) if !vm.can_pause() => None,
             Target::Vm(vm) => Some(vm.clone()),
             Target::Xen(domain) if domain.can_pause() => Some(domain.clone()),
             Target::Xen(_) | Target::Dump { .. } => None,
@@ -304,69 +367,4 @@ fn choose(name: &str, vms: Vec<Found>) -> Result<Found, TargetError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn vm(pid: u32, name: &str, uuid: Option<&str>) -> Vm {
-        Vm {
-            pid,
-            started_ticks: 1,
-            uid: 0,
-            name: name.to_owned(),
-            uuid: uuid.map(str::to_owned),
-            ram_bytes: 64 << 20,
-            vcpus: 1,
-            machine: None,
-            accelerator: None,
-            qmp_sockets: Vec::new(),
-            kernel: None,
-            state: qemu::VmState::Running,
-        }
-    }
-
-    #[test]
-    fn a_name_fits_one_vm_or_none() {
-        let vms = || {
-            vec![vm(1, "web", Some("aa-bb")), vm(2, "db", None), vm(3, "db", None)]
-                .into_iter()
-                .map(Found::Qemu)
-                .collect::<Vec<_>>()
-        };
-        let chosen = |name| choose(name, vms()).map(|found| found.summary()).unwrap();
-        assert!(chosen("web").contains("process 1") && chosen("AA-BB").contains("process 1"));
-        let error = choose("db", vms()).unwrap_err().to_string();
-        assert!(
-            error.contains("process 2") && error.contains("process 3") && !error.contains("process 1"),
-            "{error}"
-        );
-        let error = choose("mail", vms()).unwrap_err().to_string();
-        assert!(error.contains("web (QEMU process 1, 64 MiB, 1 vCPUs)"), "{error}");
-        assert!(choose("x", Vec::new()).unwrap_err().to_string().contains("runs on this host"));
-    }
-
-    #[test]
-    fn a_path_is_a_dump() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("guest.raw");
-        std::fs::write(&path, vec![3; 5 << 20]).unwrap();
-        let target = Target::open(path.to_str().unwrap()).unwrap();
-        let mut byte = [0];
-        target.memory().read(crate::Gpa(4 << 20), &mut byte).unwrap();
-        assert_eq!(byte, [3]);
-        assert!(
-            target.pausable().is_none() && target.describe().ends_with("(raw dump, 5 MiB)"),
-            "{}",
-            target.describe()
-        );
-        let layout = target.raw_layouts()[0];
-        assert_eq!(target.with_raw_layout(layout).unwrap().memory().ram(), target.memory().ram());
-        assert!(matches!(Target::open("/nowhere/at/all"), Err(TargetError::Dump(_))));
-    }
-
-    #[test]
-    fn a_process_that_is_no_vm_is_refused() {
-        let error = Target::open(&format!("pid:{}", std::process::id())).unwrap_err();
-        assert!(matches!(error, TargetError::Vm { why: QemuError::NotQemu { .. }, .. }), "{error}");
-        assert!(matches!(Target::open("pid:4294967295"), Err(TargetError::Vm { .. })));
-    }
-}
+mod tests;

@@ -192,11 +192,11 @@ pub fn attach_any(
 }
 
 /// The same for a target as a person named it: all that may be its layout is tried, and a VM that can be paused will be when
-/// a look needs it.
+/// a look needs it. Takes no rights: whoever [confined](Target::confine) the target and [opened](ProfileStore::opened) the store may
+/// have given up all of them.
 pub fn attach_target(target: &Target, store: Option<&ProfileStore>) -> Result<Attached, AttachError> {
-    // A file that cannot be opened a second time has no other layouts; the first one's error tells.
     let others = target.raw_layouts().into_iter().skip(1);
-    let others = others.filter_map(|layout| Some(target.with_raw_layout(layout).ok()?.memory()));
+    let others = others.filter_map(|layout| Some(target.with_raw_layout(layout)?.memory()));
     let mut attached = attach_any(std::iter::once(target.memory()).chain(others), store)?;
     if let Some(pause) = target.pausable() {
         attached.guest = attached.guest.with_pause(pause);

@@ -65,7 +65,7 @@ fn raw_images_can_be_laid_out_anew() {
     assert_eq!((dump.format(), dump.raw_layouts()), (Format::Raw, vec![RawLayout::Identity]));
     check(&dump, &[(0, bytes.clone())]);
     let below = 100 * PAGE;
-    let dump = dump.with_raw_layout(RawLayout::HoleRemoved { below_bytes: below as u64 });
+    let dump = dump.with_raw_layout(RawLayout::HoleRemoved { below_bytes: below as u64 }).unwrap();
     check(&dump, &[(0, bytes[..below].to_vec()), (1 << 32, bytes[below..].to_vec())]);
 
     let at = |len| RawLayout::candidates(len);

@@ -43,6 +43,7 @@ use image::Image;
 use notes::Notes;
 use segments::Segments;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How a dump stores memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,10 +72,26 @@ impl std::fmt::Display for Format {
     }
 }
 
+/// A dump file that was opened, and of which no byte was read: what is in it is somebody else's.
+#[derive(Debug)]
+pub struct DumpFile(Image);
+
+impl DumpFile {
+    /// Opens it. All rights are needed here and none to [parse](DumpFile::parse) it, so that a worker can lock itself down between.
+    pub fn open(path: &Path) -> Result<DumpFile, DumpError> {
+        Image::open(path).map(DumpFile)
+    }
+
+    /// Finds out what it holds. A raw image starts with [`RawLayout::Identity`].
+    pub fn parse(self) -> Result<Dump, DumpError> {
+        Dump::parse(self.0)
+    }
+}
+
 /// An opened dump. Shared freely between threads.
 #[derive(Debug)]
 pub struct Dump {
-    image: Image,
+    image: Arc<Image>,
     format: Format,
     source: Source,
     ram: Vec<GpaRange>,
@@ -94,8 +111,12 @@ enum Source {
 impl Dump {
     /// Opens a dump of any known format. A raw image starts with [`RawLayout::Identity`].
     pub fn open(path: &Path) -> Result<Dump, DumpError> {
+        DumpFile::open(path)?.parse()
+    }
+
+    fn parse(image: Image) -> Result<Dump, DumpError> {
         let mut warnings = Vec::new();
-        let image = Image::open(path)?.unflatten(&mut warnings)?;
+        let image = image.unflatten(&mut warnings)?;
         let format = detect::format(&image)?;
         let (mut notes, mut frames) = (Notes::default(), None);
         let (source, ram) = match format {
@@ -127,7 +148,7 @@ impl Dump {
         if ram.is_empty() {
             return Err(image.corrupt(0, "the dump holds no memory"));
         }
-        Ok(Dump { image, format, source, ram, notes, warnings, frames })
+        Ok(Dump { image: Arc::new(image), format, source, ram, notes, warnings, frames })
     }
 
     /// How the file stores memory.
@@ -157,15 +178,16 @@ impl Dump {
         if self.format == Format::Raw { RawLayout::candidates(self.image.len_bytes()) } else { Vec::new() }
     }
 
-    /// The same raw image with its bytes laid out anew. Other formats stay as they are.
-    pub fn with_raw_layout(mut self, layout: RawLayout) -> Dump {
-        if self.format == Format::Raw {
-            let found = layout.segments(self.image.len_bytes());
-            let runs = Segments::new(found, &self.image, &mut self.warnings);
-            self.ram = runs.ram();
-            self.source = Source::Runs(runs);
+    /// The same raw image with its bytes laid out otherwise. `None` of other formats.
+    pub fn with_raw_layout(&self, layout: RawLayout) -> Option<Dump> {
+        if self.format != Format::Raw {
+            return None;
         }
-        self
+        let mut warnings = self.warnings.clone();
+        let runs = Segments::new(layout.segments(self.image.len_bytes()), &self.image, &mut warnings);
+        let (image, notes) = (self.image.clone(), Notes::default());
+        let (ram, source) = (runs.ram(), Source::Runs(runs));
+        Some(Dump { image, format: Format::Raw, source, ram, notes, warnings, frames: None })
     }
 }
 

@@ -24,7 +24,7 @@ pub use qmp::QmpError;
 
 use crate::{Gpa, GpaRange, GuestMemory, ReadError};
 use blocks::{Segment, Source};
-use process::{Memory, Process};
+use process::{Copy, Memory, Process};
 use qmp::Qmp;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct Qemu {
     ranges: Vec<GpaRange>,
     layout: LayoutFrom,
     lease: Duration,
+    /// Nothing but reading is left: see [`Qemu::confine`].
+    confined: bool,
 }
 
 /// How the place of RAM is known.
@@ -120,7 +122,8 @@ impl Qemu {
             found => found?,
         };
         let Found { segments, layout, memory } = found;
-        Ok(Qemu { vm, process, memory, ranges: merge(&segments), segments, layout, lease: LEASE })
+        let ranges = merge(&segments);
+        Ok(Qemu { vm, process, memory, ranges, segments, layout, lease: LEASE, confined: false })
     }
 
     fn find_ram(process: &Process) -> Result<(Vm, Found), QemuError> {
@@ -144,6 +147,22 @@ impl Qemu {
     pub fn with_pause_lease(mut self, lease: Duration) -> Qemu {
         self.lease = lease;
         self
+    }
+
+    /// Gives up what takes rights at every use: from here on private RAM is read through the descriptor that was opened, however
+    /// long the copy, and the VM is not paused from here.
+    pub fn confine(&mut self) {
+        self.confined = true;
+        for segment in &self.segments {
+            if let Source::Shared { ram, .. } = &segment.source {
+                ram.confine();
+            }
+        }
+    }
+
+    /// Whether it may be paused from here. Whether a control socket is free shows at the pause only.
+    pub fn can_pause(&self) -> bool {
+        !self.confined && !self.vm.qmp_sockets.is_empty()
     }
 
     /// What the command line says of the VM.
@@ -206,7 +225,8 @@ impl Qemu {
                 })
             }
             (Source::Process { address }, Some(memory)) => {
-                let copied = self.process.copy_out(memory, address.saturating_add(inside), buf);
+                let how = if self.confined { Copy::ByDescriptor } else { Copy::Fastest };
+                let copied = self.process.copy_out(memory, address.saturating_add(inside), buf, how);
                 copied.map_err(|error| match error.raw_os_error() {
                     Some(libc::ESRCH) => ENDED.to_owned(),
                     _ => format!("the QEMU process: {error}"),

@@ -22,6 +22,15 @@ const PROC_TEXT_BYTES: u64 = 96 << 20;
 /// 34 for 1 MiB). Longer ones take `process_vm_readv`, which asks for the right to trace each time.
 const SHORT_BYTES: usize = 16 << 10;
 
+/// Which rights a copy may ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Copy {
+    /// Those that the fastest way takes.
+    Fastest,
+    /// None beyond the descriptor: what a worker's filter lets through.
+    ByDescriptor,
+}
+
 /// A live process, by descriptor.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -110,10 +119,16 @@ impl Process {
     }
 
     /// Copies from the process's memory; all of it or an error.
-    pub(super) fn copy_out(&self, memory: &Memory, address: u64, buf: &mut [u8]) -> io::Result<()> {
-        if buf.len() > SHORT_BYTES {
+    pub(super) fn copy_out(
+        &self,
+        memory: &Memory,
+        address: u64,
+        buf: &mut [u8],
+        how: Copy,
+    ) -> io::Result<()> {
+        if how == Copy::Fastest && buf.len() > SHORT_BYTES {
             match self.copy_long(address, buf) {
-                // A worker that gave its rights up.
+                // Whoever gave their rights up since.
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
                 done => return done,
             }
@@ -183,20 +198,27 @@ mod tests {
         let start = u64::from_str_radix(start.split('-').next().unwrap(), 16).unwrap();
         let memory = process.memory().unwrap();
         let (mut short, mut long) = (vec![0; 4], vec![0; SHORT_BYTES + 1]);
-        process.copy_out(&memory, start, &mut short).unwrap();
+        process.copy_out(&memory, start, &mut short, Copy::Fastest).unwrap();
         assert_eq!(short, b"\x7fELF");
         // The stack is the one mapping that is surely long enough.
         let stack = maps.lines().find(|line| line.ends_with("[stack]")).unwrap();
         let stack = u64::from_str_radix(stack.split('-').next().unwrap(), 16).unwrap();
-        process.copy_out(&memory, stack, &mut long).unwrap();
-        for buf in [&mut short, &mut long] {
-            assert_eq!(process.copy_out(&memory, 8, buf).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        let ways = [Copy::Fastest, Copy::ByDescriptor];
+        for how in ways {
+            process.copy_out(&memory, stack, &mut long, how).unwrap();
         }
+        let each = |process: &Process, address, short: &mut [u8], long: &mut [u8], errno| {
+            for how in ways {
+                for buf in [&mut *short, &mut *long] {
+                    let error = process.copy_out(&memory, address, buf, how).unwrap_err();
+                    assert_eq!(error.raw_os_error(), Some(errno), "{how:?}");
+                }
+            }
+        };
+        each(&process, 8, &mut short, &mut long, libc::EFAULT);
         child.kill().unwrap();
         child.wait().unwrap();
-        for buf in [&mut short, &mut long] {
-            assert_eq!(process.copy_out(&memory, stack, buf).unwrap_err().raw_os_error(), Some(libc::ESRCH));
-        }
+        each(&process, stack, &mut short, &mut long, libc::ESRCH);
         assert!(!process.is_alive() && !process.was_alive_lately());
         assert!(process.text("maps").is_err());
     }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// How long a page that was there is taken to be there still. A balloon takes pages away at any time.
@@ -25,6 +25,8 @@ pub(super) struct SharedRam {
     map: ReadOnlyMap,
     /// Where in the file the mapping starts.
     start: u64,
+    /// Neither mincore(2) nor lseek(2) tells us what the host holds.
+    blind: AtomicBool,
     /// One bit for each page: the host holds it.
     held: Vec<AtomicU64>,
     opened: Instant,
@@ -38,11 +40,31 @@ impl SharedRam {
         let map = ReadOnlyMap::new(&file, start, len_bytes)?;
         let words = usize::try_from(len_bytes.div_ceil(PAGE_BYTES * 64)).unwrap_or(0);
         let held = std::iter::repeat_with(AtomicU64::default).take(words).collect();
-        Ok(SharedRam { file, map, start, held, opened: Instant::now(), emptied_ms: AtomicU64::new(0) })
+        let (opened, emptied_ms, blind) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
+        Ok(SharedRam { file, map, start, blind, held, opened, emptied_ms })
+    }
+
+    /// For a process that is about to give up its user and its rights: mincore(2) will then say of a file that is not its own that
+    /// every page is there. Of ordinary pages lseek(2) still knows better; of huge pages it does not, so those are copied by `pread`.
+    pub(super) fn confine(&self) {
+        self.blind.store(self.is_huge(), Ordering::Relaxed);
+    }
+
+    fn is_huge(&self) -> bool {
+        // SAFETY: statfs is plain data, for which zeros are valid, and the call fills it.
+        let about = unsafe {
+            let mut about: libc::statfs = std::mem::zeroed();
+            libc::fstatfs(self.file.as_raw_fd(), &raw mut about);
+            about
+        };
+        about.f_type == libc::HUGETLBFS_MAGIC
     }
 
     /// Copies from `offset` of the mapping.
     pub(super) fn copy_out(&self, offset: u64, buf: &mut [u8]) -> Result<(), MapError> {
+        if self.blind.load(Ordering::Relaxed) {
+            return self.copy_out_once(offset, buf);
+        }
         let pages = offset / PAGE_BYTES..offset.saturating_add(buf.len() as u64).div_ceil(PAGE_BYTES);
         if pages.clone().all(|page| self.is_held(page)) {
             return self.map.copy_out(offset, buf);
