@@ -6,12 +6,17 @@
 //! the entry only when the digest is the same. A profile is a pure function of those bytes, so a hostile guest can
 //! only ever store what a guest with the very same bytes would have got anyway.
 //!
+//! A worker that gives up the right to open files takes an [opened](ProfileStore::opened) store with it, and hands back what it
+//! learned.
+//!
 //! *Trusts*: the directory, which only its owner may write to. *Never*: hands a learned profile to a guest by build
 //! id or banner alone, keeps more than [`MAX_LEARNED`] learned profiles, or leaves a half-written file.
 
 mod format;
+mod opened;
 
 use crate::{Identity, Profile, kallsyms};
+use opened::{AtStart, Opened};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -143,6 +148,8 @@ type Loaded = (Header, Arc<Profile>);
 #[derive(Clone, Debug)]
 pub struct ProfileStore {
     directory: PathBuf,
+    /// Files that were opened before: then the directory is out of reach.
+    opened: Option<Arc<Opened>>,
     /// The profile loaded last: an attach that has to try several layouts of memory asks for the same one again.
     last: Arc<Mutex<Option<Loaded>>>,
 }
@@ -175,7 +182,7 @@ impl ProfileStore {
         if meta.mode() & 0o022 != 0 || (meta.uid() != me && meta.uid() != 0) {
             return Err(StoreError::Insecure(directory));
         }
-        Ok(ProfileStore { directory, last: Arc::default() })
+        Ok(ProfileStore { directory, opened: None, last: Arc::default() })
     }
 
     /// The directory.
@@ -185,8 +192,10 @@ impl ProfileStore {
 
     /// Headers of all readable profiles, trusted ones first. Damaged and foreign files are left out.
     pub fn headers(&self) -> Result<Vec<Header>, StoreError> {
-        let mut headers: Vec<Header> =
-            self.files()?.iter().filter_map(|path| read_header(path).ok()).collect();
+        let mut headers: Vec<Header> = match &self.opened {
+            Some(opened) => opened.headers().collect(),
+            None => self.files()?.iter().filter_map(|path| read_header(path).ok()).collect(),
+        };
         headers.sort_by_key(|header| header.origin == Origin::Learned);
         Ok(headers)
     }
@@ -194,7 +203,10 @@ impl ProfileStore {
     /// The header of the trusted profile for a kernel: by its build id, else by its banner.
     pub fn trusted(&self, identity: &Identity) -> Option<Header> {
         let by_banner = Identity { build_id: None, ..identity.clone() };
-        let header = |identity| read_header(&self.directory.join(trusted_name(identity))).ok();
+        let header = |identity: &Identity| match &self.opened {
+            Some(opened) => opened.trusted(&trusted_name(identity)),
+            None => read_header(&self.directory.join(trusted_name(identity))).ok(),
+        };
         let found = header(identity).or_else(|| header(&by_banner))?;
         (found.origin == Origin::Trusted && found.identity.banner == identity.banner).then_some(found)
     }
@@ -205,21 +217,29 @@ impl ProfileStore {
         if let Some((_, profile)) = last.as_ref().filter(|(loaded, _)| loaded == header) {
             return Ok(profile.clone());
         }
-        let path = self.path(header)?;
-        let failed = |source| StoreError::Io { path: path.clone(), source };
-        let mut file = File::open(&path).map_err(failed)?;
-        let (found, profile) = format::decode(&mut file).map_err(|error| match error {
-            StoreError::Read(source) => failed(source),
-            other => other,
-        })?;
+        let (found, profile) = match &self.opened {
+            Some(opened) => opened.load(header)?,
+            None => self.load_file(header)?,
+        };
         if found != *header {
             return Err(StoreError::Damaged("another profile under this name"));
         }
-        // The time of last use decides which learned profile goes first. A read-only store works as well.
-        let _ = file.set_modified(SystemTime::now());
         let profile = Arc::new(profile);
         *last = Some((found, profile.clone()));
         Ok(profile)
+    }
+
+    fn load_file(&self, header: &Header) -> Result<(Header, Profile), StoreError> {
+        let path = self.path(header)?;
+        let failed = |source| StoreError::Io { path: path.clone(), source };
+        let file = File::open(&path).map_err(failed)?;
+        let loaded = format::decode(&mut AtStart::of(&file)).map_err(|error| match error {
+            StoreError::Read(source) => failed(source),
+            other => other,
+        })?;
+        // The time of last use decides which learned profile goes first. A read-only store works as well.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(loaded)
     }
 
     /// Stores a profile under its header. `header.identity` must be the profile's.
@@ -227,12 +247,13 @@ impl ProfileStore {
         *self.last() = None;
         let path = self.path(header)?;
         let bytes = format::encode(header, profile)?;
-        let failed = |source| StoreError::Io { path: path.clone(), source };
-        let mut file = tempfile::NamedTempFile::new_in(&self.directory).map_err(failed)?;
-        file.write_all(&bytes).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(&path).map_err(|error| failed(error.error))?;
-        self.evict()
+        match &self.opened {
+            Some(opened) => opened.learn(bytes),
+            None => {
+                write_file(&path, &bytes)?;
+                evict(&self.directory, MAX_LEARNED)
+            }
+        }
     }
 
     /// Deletes a profile.
@@ -257,8 +278,12 @@ impl ProfileStore {
     }
 
     /// The kernel's own file that was kept for this build, if one was.
-    pub fn kernel(&self, identity: &Identity) -> Option<File> {
-        File::open(self.directory.join(kernel_name(identity))).ok()
+    pub fn kernel(&self, identity: &Identity) -> Option<Arc<File>> {
+        let name = kernel_name(identity);
+        match &self.opened {
+            Some(opened) => opened.kernel(&name),
+            None => File::open(self.directory.join(name)).ok().map(Arc::new),
+        }
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Loaded>> {
@@ -277,24 +302,43 @@ impl ProfileStore {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let failed = |source| StoreError::Io { path: self.directory.clone(), source };
-        let entries = fs::read_dir(&self.directory).map_err(failed)?;
-        let paths = entries.take(MAX_FILES).filter_map(|entry| Some(entry.ok()?.path()));
-        Ok(paths.filter(|path| path.extension().is_some_and(|end| end == EXTENSION)).collect())
+        files(&self.directory, EXTENSION)
     }
+}
 
-    fn evict(&self) -> Result<(), StoreError> {
-        let learned = |path: &PathBuf| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("learned-"))
-        };
-        let used = |path: PathBuf| Some((fs::metadata(&path).ok()?.modified().ok()?, path));
-        let mut files: Vec<_> = self.files()?.into_iter().filter(learned).filter_map(used).collect();
-        files.sort();
-        for (_, path) in files.iter().take(files.len().saturating_sub(MAX_LEARNED)) {
-            fs::remove_file(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-        }
-        Ok(())
+/// A directory's files of one kind.
+fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, StoreError> {
+    let failed = |source| StoreError::Io { path: directory.to_owned(), source };
+    let entries = fs::read_dir(directory).map_err(failed)?;
+    let paths = entries.take(MAX_FILES).filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| path.extension().is_some_and(|end| end == extension)).collect())
+}
+
+fn is_learned(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("learned-"))
+}
+
+/// Writes all of a file, or none of it.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Io { path: path.to_owned(), source };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Deletes all learned profiles of a directory but the `most` that were used last.
+fn evict(directory: &Path, most: usize) -> Result<(), StoreError> {
+    let used = |path: PathBuf| Some((fs::metadata(&path).ok()?.modified().ok()?, path));
+    let learned = files(directory, EXTENSION)?.into_iter().filter(|path| is_learned(path));
+    let mut learned: Vec<_> = learned.filter_map(used).collect();
+    learned.sort();
+    for (_, path) in learned.iter().take(learned.len().saturating_sub(most)) {
+        fs::remove_file(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
     }
+    Ok(())
 }
 
 /// Decodes a stored profile from the bytes of its file.
@@ -317,13 +361,20 @@ fn kernel_name(identity: &Identity) -> String {
 
 fn read_header(path: &Path) -> Result<Header, StoreError> {
     let failed = |source| StoreError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
+    header_of(&File::open(path).map_err(failed)?).map_err(|error| match error {
+        StoreError::Read(source) => failed(source),
+        other => other,
+    })
+}
+
+fn header_of(file: &File) -> Result<Header, StoreError> {
+    let mut file = AtStart::of(file);
     let mut bytes = vec![0; 2048];
-    let have = file.read(&mut bytes).map_err(failed)?;
+    let have = file.read(&mut bytes).map_err(StoreError::Read)?;
     bytes.truncate(have);
     let need = format::PREFIX_BYTES.saturating_add(format::Prefix::parse(&bytes)?.header_bytes);
     let more = need.saturating_sub(have) as u64;
-    file.take(more).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(more).read_to_end(&mut bytes).map_err(StoreError::Read)?;
     format::decode_header(&bytes)
 }
 

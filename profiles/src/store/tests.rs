@@ -142,3 +142,49 @@ fn a_trusted_profile_without_a_build_id_is_found_by_its_banner() {
     store.save(&header, &profile).unwrap();
     assert!(store.trusted(&self::profile().identity).is_some());
 }
+
+#[test]
+fn an_opened_store_needs_its_directory_no_more() {
+    let (keep, store) = store();
+    let (trusted, learned, new) =
+        (header(Origin::Trusted, 0), header(Origin::Learned, 1), header(Origin::Learned, 2));
+    store.save(&trusted, &profile()).unwrap();
+    store.save(&learned, &profile()).unwrap();
+    store.keep_kernel(&profile().identity, &mut &b"a kernel"[..]).unwrap();
+    let opened = store.opened("web").unwrap();
+    drop(keep);
+    assert!(store.headers().is_err(), "the directory is gone");
+    assert_eq!(opened.headers().unwrap(), [trusted.clone(), learned.clone()]);
+    for header in [&trusted, &learned, &trusted] {
+        assert_eq!(opened.load(header).unwrap().symbols, profile().symbols);
+    }
+    assert_eq!(opened.trusted(&profile().identity), Some(trusted));
+    let mut kernel = String::new();
+    opened.kernel(&profile().identity).unwrap().read_to_string(&mut kernel).unwrap();
+    assert_eq!(kernel, "a kernel");
+    assert!(opened.load(&new).is_err());
+    opened.save(&new, &profile()).unwrap();
+    let given_back = opened.take_learned();
+    assert_eq!(given_back.len(), 1);
+    assert_eq!(decode(&given_back[0]).unwrap().0, new);
+    assert!(opened.take_learned().is_empty());
+}
+
+/// A worker that a guest took over may hand back anything: that is its own VM's misfortune and nobody else's.
+#[test]
+fn what_a_worker_hands_back_is_for_its_own_vm_and_never_trusted() {
+    let (_keep, store) = store();
+    let given_back =
+        |origin, seed| format::encode(&header(origin, seed), &profile()).expect("it can be encoded");
+    store.keep_for("web", &given_back(Origin::Learned, 1)).unwrap();
+    store.keep_for("web", &given_back(Origin::Trusted, 1)).unwrap();
+    store.keep_for("web", b"no profile at all").unwrap();
+    assert_eq!(store.opened("web").unwrap().headers().unwrap(), [header(Origin::Learned, 1)]);
+    assert!(store.opened("web").unwrap().trusted(&profile().identity).is_none());
+    assert!(store.opened("db").unwrap().headers().unwrap().is_empty());
+    assert!(store.headers().unwrap().is_empty());
+    for seed in 0..9 {
+        store.keep_for("web", &given_back(Origin::Learned, seed)).unwrap();
+    }
+    assert_eq!(store.opened("web").unwrap().headers().unwrap().len(), opened::MAX_LEARNED_OF_VM);
+}
