@@ -1,21 +1,95 @@
-//! From what the admin typed to a guest that can be looked at.
+//! From what the admin typed to a guest that can be looked at, in two steps.
+//!
+//! *Does*: [`Prepared::open`] opens all that will be needed and reads nothing of the guest; it takes rights. [`Prepared::attach`] takes
+//! none: between the two a worker locks itself down.
+//! *Trusts*: the admin's names of targets and files. *Never*: opens a file once it has begun to read a guest.
 
 use crate::cli::LookArgs;
 use crate::output::escape;
 use anyhow::{Context, Result, bail};
+use lynceus_introspect::Pause;
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::target::{OpenOptions, Target};
+use lynceus_introspect::target::{OpenOptions, Target, Unread};
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::Finding;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Who stops the guest for a moment, for those who may not do it themselves.
+pub(crate) type Pauser = Arc<dyn Pause + Send + Sync>;
+
+/// A target that was opened with all that is needed to attach to it.
+pub(crate) struct Prepared {
+    name: String,
+    target: Unread,
+    store: Option<ProfileStore>,
+    options: Options,
+    image: ImageFiles,
+    pauser: Option<Pauser>,
+}
+
+/// The files that may be the kernel's own, open.
+#[derive(Default)]
+struct ImageFiles {
+    /// The one that the admin named. No other will do then.
+    given: Option<(String, File)>,
+    /// The one that the VM was started with, or why it cannot be opened.
+    booted_from: Option<Result<File>>,
+}
+
+impl Prepared {
+    /// Opens a target and the profile store. Reads nothing of the guest.
+    pub(crate) fn open(name: &str, look: &LookArgs) -> Result<Prepared> {
+        let target = open_unread(name, look.allow_unrestricted)?;
+        let max_pause = Duration::from_millis(look.pause_ms);
+        let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };
+        let (image, store) = (ImageFiles::default(), store(look));
+        Ok(Prepared { name: name.to_owned(), target, store, options, image, pauser: None })
+    }
+
+    /// Opens the kernel's own file as well: the one given, else the one that the VM was started with.
+    pub(crate) fn with_image(mut self, given: Option<&Path>) -> Result<Prepared> {
+        if let Some(path) = given {
+            self.image.given = Some((path.display().to_string(), open_regular(path)?));
+        } else if let Some(path) = self.target.live().and_then(Target::kernel_file) {
+            self.image.booted_from = Some(open_regular(&path));
+        }
+        Ok(self)
+    }
+
+    /// From here on nothing takes rights: the store's files are opened, and who stops the guest is `pauser`, if anyone.
+    #[allow(dead_code, reason = "the worker comes next")]
+    pub(crate) fn for_worker(mut self, pauser: Option<Pauser>) -> Result<Prepared> {
+        self.target.confine();
+        self.store = self.store.map(|store| store.opened(&self.name)).transpose()?;
+        self.pauser = pauser;
+        Ok(self)
+    }
+
+    /// Reads what the target is, and finds its kernel. What cannot be stored for the next time is said on standard error.
+    pub(crate) fn attach(self) -> Result<Guest> {
+        let Prepared { name, target, store, options, image, pauser } = self;
+        let target = target.read()?;
+        target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
+        let found = find::attach_target(&target, store.as_ref());
+        let mut attached = found.with_context(|| format!("{name} ({})", target.describe()))?;
+        if let Some(error) = &attached.store_error {
+            eprintln!("lynceus: the profile could not be kept: {error}");
+        }
+        if let Some(pauser) = pauser {
+            attached.guest = attached.guest.with_pause(pauser);
+        }
+        let (backend, damaged) = (target.describe(), !target.warnings().is_empty());
+        Ok(Guest { name, backend, attached, options, image, store, damaged })
+    }
+}
 
 /// An attached guest, and how to look at it.
 pub(crate) struct Guest {
@@ -26,66 +100,52 @@ pub(crate) struct Guest {
     /// The guest, and how it was found.
     pub(crate) attached: Attached,
     pub(crate) options: Options,
-    /// The file that its kernel was booted from, as the host tells.
-    booted_from: Option<PathBuf>,
+    image: ImageFiles,
     store: Option<ProfileStore>,
     /// The dump is damaged: not all of the guest's memory is there.
     pub(crate) damaged: bool,
 }
 
 impl Guest {
-    /// Finds the target, and its kernel. What cannot be stored for the next time is said on standard error.
+    /// Finds the target, and its kernel.
     pub(crate) fn attach(name: &str, look: &LookArgs) -> Result<Guest> {
-        let target = open(name, look.allow_unrestricted)?;
-        let store = store(look);
-        target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
-        let found = find::attach_target(&target, store.as_ref());
-        let attached = found.with_context(|| format!("{name} ({})", target.describe()))?;
-        if let Some(error) = &attached.store_error {
-            eprintln!("lynceus: the profile could not be kept: {error}");
-        }
-        let max_pause = Duration::from_millis(look.pause_ms);
-        let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };
-        let damaged = !target.warnings().is_empty();
-        let booted_from = target.kernel_file();
-        Ok(Guest {
-            name: name.to_owned(),
-            backend: target.describe(),
-            attached,
-            options,
-            booted_from,
-            store,
-            damaged,
-        })
+        Prepared::open(name, look)?.attach()
     }
 
     /// Finds the kernel's own file, to compare its memory with: the one given, the one that was imported, the one that the VM
     /// was started with. Tells which it is; none is no failure, one that was given and is another's is.
-    pub(crate) fn find_image(&mut self, given: Option<&Path>) -> Result<Option<String>> {
-        if let Some(path) = given {
-            self.set_image(open_regular(path)?).with_context(|| path.display().to_string())?;
-            return Ok(Some(path.display().to_string()));
+    pub(crate) fn find_image(&mut self) -> Result<Option<String>> {
+        let ImageFiles { given, booted_from } = std::mem::take(&mut self.image);
+        if let Some((path, file)) = given {
+            self.set_image(&file).with_context(|| path.clone())?;
+            return Ok(Some(path));
         }
         let identity = &self.linux().kernel().profile.identity;
         if let Some(file) = self.store.as_ref().and_then(|store| store.kernel(identity)) {
-            match self.set_image(file) {
+            match self.set_image(&file) {
                 Ok(()) => return Ok(Some("the imported kernel".to_owned())),
                 Err(error) => eprintln!("lynceus: the imported kernel cannot be used: {error:#}"),
             }
         }
-        let Some(path) = self.booted_from.clone() else { return Ok(None) };
-        match open_regular(&path).and_then(|file| self.set_image(file)) {
-            Ok(()) => Ok(Some("the file that the VM was started with".to_owned())),
-            Err(error) => {
+        match booted_from.map(|file| file.and_then(|file| self.set_image(&file))) {
+            Some(Ok(())) => Ok(Some("the file that the VM was started with".to_owned())),
+            Some(Err(error)) => {
                 eprintln!("lynceus: {}: the VM's -kernel cannot be used: {error:#}", self.name);
                 Ok(None)
             }
+            None => Ok(None),
         }
     }
 
-    fn set_image(&mut self, file: File) -> Result<()> {
+    fn set_image(&mut self, file: &File) -> Result<()> {
         let image = KernelImage::load(BufReader::new(file))?;
         Ok(self.attached.guest.set_image(Arc::new(image))?)
+    }
+
+    /// What was learned of its kernel, for `ProfileStore::keep_for`. Of a guest that was prepared for a worker.
+    #[allow(dead_code, reason = "the worker comes next")]
+    pub(crate) fn take_learned(&self) -> Vec<Vec<u8>> {
+        self.store.as_ref().map(ProfileStore::take_learned).unwrap_or_default()
     }
 
     /// The guest itself.
@@ -111,8 +171,12 @@ pub(crate) fn open_regular(path: &Path) -> Result<File> {
 
 /// Opens a target, and says what its admin should know of it.
 pub(crate) fn open(name: &str, allow_unrestricted: bool) -> Result<Target> {
-    let target = Target::open_with(name, OpenOptions { allow_unrestricted })?;
-    if let Target::Xen(domain) = &target
+    Ok(open_unread(name, allow_unrestricted)?.read()?)
+}
+
+fn open_unread(name: &str, allow_unrestricted: bool) -> Result<Unread> {
+    let target = Unread::open(name, OpenOptions { allow_unrestricted })?;
+    if let Some(Target::Xen(domain)) = target.live()
         && !domain.is_restricted()
     {
         eprintln!(

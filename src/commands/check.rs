@@ -1,7 +1,7 @@
 //! `lynceus check`: runs the detectors, prints alerts, once or again and again; keeps the evidence.
 
 use super::{alerts, cohort};
-use crate::attach::Guest;
+use crate::attach::{Guest, Prepared};
 use crate::cli::CheckArgs;
 use crate::output::{Outcome, Output};
 use anyhow::{Context, Result};
@@ -19,8 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
     let mut guests = Vec::new();
     for target in &args.targets {
-        let mut guest = Guest::attach(target, &args.look)?;
-        let image = guest.find_image(args.kernel.as_deref())?;
+        let mut guest = Prepared::open(target, &args.look)?.with_image(args.kernel.as_deref())?.attach()?;
+        let image = guest.find_image()?;
         guests.push((guest, image));
     }
     let (mut outcome, mut told) = (Outcome::Clean, HashSet::new());
