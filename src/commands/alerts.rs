@@ -15,17 +15,15 @@ use std::time::SystemTime;
 struct AlertRow(Alert);
 
 /// Prints what was found in a VM. Exit code 1 where that is anything.
-pub(super) fn tell(output: Output, vm: &str, mut found: Partial<Finding>, closing: &str) -> Result<Outcome> {
-    let rows = std::mem::take(&mut found.items).into_iter();
-    let rows = rows.map(|finding| AlertRow(Alert::new(vm, finding, SystemTime::now())));
-    let alerts = Partial { items: rows.collect(), gaps: found.gaps, more_gaps: found.more_gaps };
+pub(super) fn tell(output: Output, vm: &str, found: Partial<Finding>, closing: &str) -> Result<Outcome> {
+    let alerts = found.map(|finding| AlertRow(Alert::new(vm, finding, SystemTime::now())));
     if output.is_json() || !alerts.items.is_empty() {
         output.rows(&alerts.items)?;
     }
     if !output.is_json() {
         let mut err = std::io::stderr().lock();
         for alert in &alerts.items {
-            writeln!(err, "{} {}", output.red("ALERT"), escape(&alert.0.finding.summary))?;
+            writeln!(err, "{} {}", output.red("ALERT"), escape(alert.0.summary()))?;
         }
         writeln!(err, "{closing}")?;
     }
@@ -44,7 +42,7 @@ impl Row for AlertRow {
         Column::left("MISSING FROM"),
     ];
     fn cells(&self) -> Vec<String> {
-        let finding = &self.0.finding;
+        let Some(finding) = self.0.finding() else { return vec![String::new(); Self::COLUMNS.len()] };
         let severity = match finding.severity {
             Severity::Low => "low",
             Severity::Medium => "medium",
