@@ -8,6 +8,7 @@
 mod alert;
 mod id;
 mod limits;
+pub mod spool;
 #[cfg(test)]
 mod tests;
 
