@@ -6,15 +6,26 @@
 //! *Never*: passes a guest's bytes on unescaped, or an alert on that is not on disk yet.
 
 mod alert;
+mod config;
+mod encode;
+pub mod funnel;
+mod health;
 mod id;
 mod limits;
+mod pipeline;
+mod sinks;
 pub mod spool;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 pub use alert::{About, Alert, FlowProcess, FlowViolation, Health, PolicyViolation, Response};
+pub use config::{Config, ConfigError, Format, FunnelConfig, SinkConfig, SinkKind};
 pub use id::id;
 pub use limits::MAX_ALERT_BYTES;
+pub use pipeline::{Pipeline, PipelineError};
+pub use stats::{SinkState, SinkStats, Stats};
 
 use lynceus_scanners::Severity;
 

@@ -1,0 +1,126 @@
+//! What an admin configures: the spool, how often the same is told, and the sinks.
+//!
+//! *Does*: names every key and its default.
+//! *Never*: accepts a key that it does not know. [`Config::check`] says what else is wrong, before anything is opened.
+
+mod check;
+
+pub use check::ConfigError;
+
+use lynceus_scanners::Severity;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// The alert pipeline.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The folder of the spool.
+    pub spool: PathBuf,
+    /// How large it may become, in bytes.
+    #[serde(default = "default_max_bytes")]
+    pub max_bytes: u64,
+    /// How often the same is told, and how much of one VM.
+    #[serde(default)]
+    pub funnel: FunnelConfig,
+    /// Where alerts go.
+    #[serde(default)]
+    pub sinks: Vec<SinkConfig>,
+}
+
+/// How often the same is told, and how much of one VM.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FunnelConfig {
+    /// Seconds after which repeats are told: the first time, the second time, …; the last one holds from then on.
+    pub repeat_s: Vec<u64>,
+    /// New alerts a second of one VM and one severity, in the long run.
+    pub per_second: u32,
+    /// As many may come at once.
+    pub burst: u32,
+}
+
+impl Default for FunnelConfig {
+    fn default() -> Self {
+        FunnelConfig { repeat_s: vec![60, 600, 3600], per_second: 10, burst: 100 }
+    }
+}
+
+/// A place where alerts go.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkConfig {
+    /// Its name: lower-case letters, digits and `-`. Its place in the spool is kept under this name.
+    pub name: String,
+    /// What kind of place.
+    pub kind: SinkKind,
+    /// Where: a file's path.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// How alerts are written.
+    #[serde(default)]
+    pub format: Format,
+    /// Less severe alerts are not sent there.
+    #[serde(default = "default_severity")]
+    pub min_severity: Severity,
+    /// After so many seconds without success an alert says so.
+    #[serde(default = "default_down_after")]
+    pub down_after_s: u64,
+    /// A file is put aside when it is as large as this.
+    #[serde(default = "default_rotate_bytes")]
+    pub rotate_bytes: u64,
+    /// So many files that were put aside are kept.
+    #[serde(default = "default_keep_files")]
+    pub keep_files: u32,
+}
+
+impl SinkConfig {
+    /// A sink with defaults.
+    pub fn new(name: &str, kind: SinkKind) -> SinkConfig {
+        SinkConfig {
+            name: name.to_owned(),
+            kind,
+            address: None,
+            format: Format::default(),
+            min_severity: default_severity(),
+            down_after_s: default_down_after(),
+            rotate_bytes: default_rotate_bytes(),
+            keep_files: default_keep_files(),
+        }
+    }
+}
+
+/// The kinds of places.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// A file, put aside when it is large.
+    File,
+    /// Standard output.
+    Stdout,
+}
+
+/// How alerts are written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// As Lynceus has them.
+    #[default]
+    Json,
+}
+
+fn default_max_bytes() -> u64 {
+    1 << 30
+}
+fn default_severity() -> Severity {
+    Severity::Low
+}
+fn default_down_after() -> u64 {
+    60
+}
+fn default_rotate_bytes() -> u64 {
+    64 << 20
+}
+fn default_keep_files() -> u32 {
+    5
+}
