@@ -20,6 +20,7 @@ pub(super) struct SocketRow {
     uid: u32,
     inode: u64,
     netns: u32,
+    filter: Option<u32>,
 }
 
 /// The sockets of every process and of the kernel's tables.
@@ -61,6 +62,7 @@ impl SocketRow {
             uid: socket.uid,
             inode: socket.inode,
             netns: socket.namespace,
+            filter: socket.filter,
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct DcacheLayout {
     inode: Field,
     children: Children,
     file_dentry: Field,
+    /// The first of an inode's entries, and the next of each.
+    aliases: (Field, Field),
     facts: Span,
     number: Field,
     mode: Field,
@@ -110,6 +112,8 @@ impl DcacheLayout {
             inode,
             children,
             file_dentry: profile.field("file", "f_path.dentry")?,
+            // In a union of its own until 7.0.
+            aliases: (inode_of("i_dentry")?, dentry("d_u.d_alias").or_else(|_| dentry("d_alias"))?),
             facts: Span::of(&[mode, uid, links, size, super_block]),
             number: inode_of("i_ino")?,
             mode,
@@ -190,6 +194,22 @@ impl<'a> View<'a> {
         Ok(self.entries_named(directory, name)?.into_iter().find(|entry| entry.hashed))
     }
 
+    /// Whether a lookup finds the file at `inode` by any of the names that are cached of it.
+    pub fn is_found_by_name(&self, inode: Gva) -> Result<bool, GapReason> {
+        let layout = self.dcache_layout()?;
+        let (first, next) = layout.aliases;
+        let entries = self.chain("names of a file", Gva(self.integer(inode, first)?), 0);
+        if let Some(gap) = entries.gaps.into_iter().next() {
+            return Err(gap.reason);
+        }
+        for node in entries.items {
+            if self.entry(layout, Gva(node.0.wrapping_sub(next.offset.into())))?.hashed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn entry(&self, layout: &DcacheLayout, at: Gva) -> Result<Entry, AccessError> {
         let entry = self.record(at, layout.entry)?;
         Ok(Entry {
@@ -226,6 +246,7 @@ mod tests {
             inode,
             children,
             file_dentry: pointer(0),
+            aliases: (pointer(0), pointer(96)),
             facts: Span::of(&facts),
             number: number(32, 8),
             mode: facts[0],
@@ -274,6 +295,20 @@ mod tests {
                 assert_eq!(view.lookup(gva(DIRECTORY), b"none"), Ok(None));
             });
         }
+    }
+
+    #[test]
+    fn a_file_is_found_by_any_of_its_names() {
+        let names = |hashed: [bool; 2]| {
+            let mut bench = bench(&[("a", hashed[0], 1), ("b", hashed[1], 1)], true);
+            bench.link(0x3000, 0x2060).link(0x2060, 0x2160);
+            bench.look(|view| view.is_found_by_name(gva(0x3000)))
+        };
+        assert_eq!(names([false, true]), Ok(true));
+        assert_eq!(names([false, false]), Ok(false));
+        let mut circle = bench(&[("a", false, 1), ("b", false, 1)], true);
+        circle.link(0x3000, 0x2060).link(0x2060, 0x2160).link(0x2160, 0x2060);
+        assert_eq!(circle.look(|view| view.is_found_by_name(gva(0x3000))), Err(GapReason::Cycle));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::record::Span;
-use super::{Resolved, View};
+use super::{PathAt, Resolved, View};
 use crate::{AddressSpace, GapReason, Gva};
 use lynceus_profiles::{Field, Profile};
 
@@ -109,10 +109,15 @@ impl<'a> View<'a> {
 
     /// Path of an open file (`struct file`).
     pub(crate) fn file_path(&self, file: Gva) -> Result<String, GapReason> {
+        let PathAt { mount, dentry } = self.place_of_file(file)?;
+        self.path(mount, dentry)
+    }
+
+    /// The mount and the directory entry that a file (`struct file`) was opened by.
+    pub fn place_of_file(&self, file: Gva) -> Result<PathAt, GapReason> {
         let layout = self.mm_layout()?;
-        let (mount, dentry) =
-            (self.integer(file, layout.file_mount)?, self.integer(file, layout.file_dentry)?);
-        self.path(Gva(mount), Gva(dentry))
+        let pointer = |field| self.integer(file, field).map(Gva);
+        Ok(PathAt { mount: pointer(layout.file_mount)?, dentry: pointer(layout.file_dentry)? })
     }
 
     /// The arguments, as `/proc/PID/cmdline` shows them: a process that wrote a title over them shows the title.

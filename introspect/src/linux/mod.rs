@@ -4,6 +4,7 @@ mod bpf;
 mod cgroup;
 mod chain;
 mod code;
+mod covered;
 mod creds;
 mod dcache;
 mod files;

@@ -63,10 +63,12 @@ pub struct Mount {
 pub struct MountsLayout {
     members: Members,
     id: Field,
-    embedded: Field,
-    parent: Field,
+    pub(super) embedded: Field,
+    pub(super) parent: Field,
+    pub(super) point: Field,
+    pub(super) parent_dentry: Field,
     dev_name: Field,
-    root: Field,
+    pub(super) root: Field,
     super_block: Field,
     flags: Field,
     mount: Span,
@@ -103,6 +105,8 @@ impl MountsLayout {
             id,
             embedded: mount("mnt")?,
             parent,
+            point: mount("mnt_mountpoint")?,
+            parent_dentry: profile.field("dentry", "d_parent")?,
             dev_name,
             root,
             super_block,
@@ -117,13 +121,43 @@ impl MountsLayout {
     }
 }
 
-impl View<'_> {
+#[cfg(test)]
+impl MountsLayout {
+    /// One for walks that need no more than where mounts lie.
+    pub(super) fn for_tests() -> Self {
+        use super::testing::pointer;
+        MountsLayout {
+            members: Members::List { head: pointer(0), node: pointer(0) },
+            id: pointer(0),
+            embedded: pointer(16),
+            parent: pointer(0),
+            point: pointer(8),
+            parent_dentry: pointer(24),
+            dev_name: pointer(0),
+            root: pointer(16),
+            super_block: pointer(24),
+            flags: pointer(32),
+            mount: Span::default(),
+            device: pointer(0),
+            super_flags: pointer(0),
+            fs_type: pointer(0),
+            subtype: pointer(0),
+            fs_name: pointer(0),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    pub(super) fn mounts_layout(&self) -> Result<&'a MountsLayout, GapReason> {
+        Ok(self.kernel().layouts.mounts.as_ref().map_err(Clone::clone)?)
+    }
+
     /// The mounts of the `struct mnt_namespace` at `namespace`, with mount points as seen from `root`
     /// (a task's root directory; `None`: the top of the namespace).
     pub fn mounts(&self, namespace: Gva, root: Option<PathAt>) -> Partial<Mount> {
-        let layout = match &self.kernel().layouts.mounts {
+        let layout = match self.mounts_layout() {
             Ok(layout) => layout,
-            Err(missing) => return Partial::unavailable("mounts", missing.clone()),
+            Err(missing) => return Partial::unavailable("mounts", missing),
         };
         let mut found = Partial::default();
         let (nodes, node) = match layout.members {

@@ -43,6 +43,10 @@ pub(super) struct SockLayout {
     pub uid: Field,
     pub socket: Field,
     pub user_data: Field,
+    pub filter: Field,
+    /// From a `struct sk_filter` to its `struct bpf_prog`, and to how long that is.
+    pub filter_program: Field,
+    pub filter_len: Field,
     pub tw_substate: Field,
     /// From a `struct socket` to its inode.
     pub inode: u32,
@@ -190,6 +194,9 @@ impl SockLayout {
             uid,
             socket,
             user_data,
+            filter: sock("sk_filter")?,
+            filter_program: profile.field("sk_filter", "prog")?,
+            filter_len: profile.field("bpf_prog", "len")?,
             tw_substate: profile.field("inet_timewait_sock", "tw_substate")?,
             inode: profile.field("socket_alloc", "vfs_inode")?.offset,
             inode_number: profile.field("inode", "i_ino")?,

@@ -51,6 +51,7 @@ impl<'v, 'a> Socks<'v, 'a> {
             inode: 0,
             file: Gva(0),
             user_data: Gva(0),
+            filter: None,
             namespace: self.namespace(common.pointer(layout.net)?)?,
             ipv6_only: common.integer(layout.ipv6_only)? != 0,
             reuse_port: common.integer(layout.reuse_port)? != 0,
@@ -82,6 +83,7 @@ impl<'v, 'a> Socks<'v, 'a> {
         let opened = full.pointer(layout.socket)?;
         socket.inode = self.inode(opened)?;
         socket.user_data = full.pointer(layout.user_data)?;
+        socket.filter = self.filter(socket.at)?;
         if !opened.is_null() {
             socket.file = Gva(self.view.integer(opened, layout.file)?);
         }
@@ -96,6 +98,16 @@ impl<'v, 'a> Socks<'v, 'a> {
             AF_NETLINK => self.netlink_ends(self.layout.netlink.as_ref().map_err(Clone::clone)?, socket),
             _ => Ok(()),
         }
+    }
+
+    fn filter(&self, sock: Gva) -> Result<Option<u32>, AccessError> {
+        let layout = &self.layout.sock;
+        let filter = Gva(self.view.integer(sock, layout.filter)?);
+        if filter.is_null() {
+            return Ok(None);
+        }
+        let program = Gva(self.view.integer(filter, layout.filter_program)?);
+        Ok(Some((self.view.integer(program, layout.filter_len)? & 0xffff_ffff) as u32))
     }
 
     fn uid(&self, sock: Gva) -> Result<u32, AccessError> {

@@ -46,6 +46,9 @@ fn bench() -> Bench {
         uid,
         socket,
         user_data: pointer(112),
+        filter: pointer(64),
+        filter_program: pointer(0),
+        filter_len: number(8, 4),
         tw_substate: number(56, 1),
         inode: 32,
         inode_number: number(0, 8),
@@ -112,6 +115,17 @@ fn connections_and_listeners_are_listed() {
     assert_eq!((first.state.name(), first.uid, first.namespace), ("ESTAB", 1000, 77));
     assert_eq!(first.remote, Endpoint::Inet(([10, 0, 0, 2], 443).into()));
     assert!(first.reuse_port && !first.ipv6_only && first.in_table);
+}
+
+#[test]
+fn filters_are_counted_and_those_that_lead_nowhere_are_gaps() {
+    let mut bench = bench();
+    sock(&mut bench, 0x5000, 1, 8080, 1);
+    bench.link(HASH + 8, 0x5000 + NODE).link(0x5040, 0x6000).link(0x6000, 0x6100).u32(0x6108, 31);
+    assert_eq!(tcp(&bench).items[0].filter, Some(31));
+    bench.u64(0x5040, 0x41);
+    let found = tcp(&bench);
+    assert!(found.items.is_empty() && matches!(found.gaps[0].reason, GapReason::Access(_)));
 }
 
 #[test]
@@ -202,6 +216,7 @@ fn in_flight(count: u32) -> Partial<crate::Gva> {
             inode: 0,
             file: crate::Gva(0),
             user_data: crate::Gva(0),
+            filter: None,
             namespace: 0,
             ipv6_only: false,
             reuse_port: false,

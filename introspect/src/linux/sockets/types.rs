@@ -30,6 +30,8 @@ pub struct Socket {
     pub file: Gva,
     /// What another part of the kernel that uses it keeps with it; null where none does.
     pub user_data: Gva,
+    /// Instructions of the BPF filter that is attached to it, as the kernel keeps them; none where none is.
+    pub filter: Option<u32>,
     /// Inode number of its network namespace.
     pub namespace: u32,
     /// An IPv6 socket that takes no IPv4 traffic.
