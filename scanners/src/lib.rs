@@ -23,8 +23,8 @@ pub use integrity::{
     trace_handlers,
 };
 pub use processes::{
-    dispatched, executable_memory, hidden_sockets, odd_executables, preloaded_libraries, process_hollowing,
-    ptrace_links, raised_credentials,
+    covered_paths, dispatched, executable_memory, hidden_files, hidden_sockets, odd_executables,
+    packet_sockets, preloaded_libraries, process_hollowing, ptrace_links, raised_credentials,
 };
 pub use profiles::profile_disagreements;
 
@@ -94,6 +94,9 @@ pub const DETECTORS: &[Detector] = &[
     processes::hollowing::DETECTOR,
     processes::raised::DETECTOR,
     processes::sockets::DETECTOR,
+    processes::packets::DETECTOR,
+    processes::covered::DETECTOR,
+    processes::nameless::DETECTOR,
     processes::tracing::TRACED,
     processes::tracing::DISPATCHED,
 ];

@@ -5,6 +5,7 @@
 
 mod counts;
 mod credentials;
+mod hiding;
 mod hostile;
 mod integrity;
 mod lists;

@@ -129,7 +129,9 @@ pub fn control(kernel: KernelVersion, lasts: Duration, between: Duration) -> Res
     }
     // It was busy to the end, and what it was meant to do it did.
     let running = guest.run("ps")?;
-    for part in ["node server.js", "strace", "load-containers", "load-packages", "load-users"] {
+    for part in
+        ["node server.js", "strace", "dhclient", "tcpdump", "load-containers", "load-packages", "load-users"]
+    {
         ensure!(running.contains(part), "{part} does not run any more: {running}");
     }
     Ok(control)

@@ -39,6 +39,8 @@ fn main() {
         // Installed under the name of what they play.
         Some("node") => load::run("load-compiler", args.get(1..).unwrap_or_default()),
         Some("strace") => load::run("load-debugger", args.get(1..).unwrap_or_default()),
+        Some("dhclient") => load::run("load-dhcp", args.get(1..).unwrap_or_default()),
+        Some("tcpdump") => load::run("load-capture", args.get(1..).unwrap_or_default()),
         Some(name) => actors::run(name, args.get(1..).unwrap_or_default()),
         None => {}
     }

@@ -266,3 +266,28 @@ pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedF
     // SAFETY: numbers only.
     own(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })
 }
+
+/// A packet socket for IPv4 whose filter lets pass what has a magic number where UDP has its content.
+pub(crate) fn packet_filter() -> io::Result<OwnedFd> {
+    const MAGIC: u32 = 0x4c41;
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let socket = socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from((libc::ETH_P_IP as u16).to_be()))?;
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 42),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, MAGIC),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0xffff),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: address and size of one live local, which names a live array; the kernel copies both.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })?;
+    Ok(socket)
+}

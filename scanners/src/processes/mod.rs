@@ -3,20 +3,26 @@
 //! *Does*: judges one process at a time, each in a look of its own, so that one that is busy does not spoil the look at the others.
 //! *Never*: judges a process that has ended or become another program since it was listed.
 
+pub(crate) mod covered;
 mod elf;
 pub(crate) mod executable_memory;
 pub(crate) mod executables;
 pub(crate) mod hollowing;
 mod jit;
+pub(crate) mod nameless;
+pub(crate) mod packets;
 mod places;
 pub(crate) mod preload;
 pub(crate) mod raised;
 pub(crate) mod sockets;
 pub(crate) mod tracing;
 
+pub use covered::covered_paths;
 pub use executable_memory::executable_memory;
 pub use executables::odd_executables;
 pub use hollowing::process_hollowing;
+pub use nameless::hidden_files;
+pub use packets::packet_sockets;
 pub use preload::preloaded_libraries;
 pub use raised::raised_credentials;
 pub use sockets::hidden_sockets;

@@ -4,7 +4,9 @@
 //! starts ends with it.
 
 mod executables;
+mod hiding;
 mod memory;
+mod packets;
 mod preload;
 mod tracing;
 
@@ -76,6 +78,10 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "attack-parent" => tracing::child(),
         "attack-dispatch" => tracing::dispatch(),
         "attack-ld-so" => preload::for_everybody(),
+        "attack-unlisted" => hiding::process(),
+        "attack-covered" => hiding::program(second),
+        "attack-waiting" => packets::from_anywhere(second),
+        "attack-capture" => packets::from_a_stranger(),
         _ => Err(std::io::Error::other("no such attack")),
     })
 }
@@ -84,6 +90,7 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
 fn undo(name: &str) -> std::io::Result<()> {
     match name {
         "attack-ld-so" => std::fs::remove_file(preload::FILE),
+        "attack-covered" => hiding::uncover(),
         _ => Ok(()),
     }
 }

@@ -30,6 +30,8 @@ const PARTS: &[&str] = &[
     "load-debugger",
     "load-sockets",
     "load-parcels",
+    "load-dhcp",
+    "load-capture",
 ];
 /// Where packages put programs.
 const BIN: &str = "/usr/bin";
@@ -59,6 +61,8 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "load-users" => for_ever(700, users::once),
         "load-sudo" => users::become_root(args),
         "load-compiler" => stand(programs::compiler(args)),
+        "load-dhcp" => stand(programs::capture("dhclient", args)),
+        "load-capture" => stand(programs::capture("tcpdump", args)),
         "load-debugger" => stand(programs::debugger(args)),
         "load-sockets" => for_ever(150, sockets::connections),
         "load-parcels" => for_ever(500, sockets::in_flight),

@@ -1,4 +1,4 @@
-//! Programs that do by their nature what others must not: a compiler of code at run time, a debugger.
+//! Programs that do by their nature what others must not: a compiler of code at run time, a debugger, those that take packets.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ const EXECUTE: i32 = libc::PROT_READ | libc::PROT_EXEC;
 /// `ret`.
 const CODE: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa, 0xc3];
 /// Names under which this program is installed.
-const NAMES: &[&str] = &["node", "strace"];
+const NAMES: &[&str] = &["node", "strace", "dhclient", "tcpdump"];
 
 /// Puts them in place.
 pub(super) fn install() -> io::Result<()> {
@@ -59,4 +59,12 @@ pub(super) fn debugger(args: &[String]) -> io::Result<Held> {
     // SAFETY: PTRACE_SEIZE takes no addresses.
     sys::check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, child, none, none) })?;
     Ok(Box::new(()))
+}
+
+/// As `dhclient` or `tcpdump`: waits for packets that a filter lets pass.
+pub(super) fn capture(name: &str, args: &[String]) -> io::Result<Held> {
+    if args.is_empty() {
+        return become_program(name, &["eth0"]);
+    }
+    Ok(Box::new(sys::packet_filter()?))
 }
