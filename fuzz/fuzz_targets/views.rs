@@ -4,7 +4,7 @@
 mod toy;
 
 use libfuzzer_sys::fuzz_target;
-use lynceus_introspect::linux::View;
+use lynceus_introspect::linux::{PathAt, View};
 
 fuzz_target!(|input: &[u8]| {
     let Some((start, writes)) = input.split_first_chunk::<2>() else { return };
@@ -26,7 +26,10 @@ fuzz_target!(|input: &[u8]| {
         view.clocks(),
     ));
     let object = toy::object(u16::from_le_bytes(*start));
-    drop((view.mounts(object, None), view.files(object), view.path(object, object)));
+    let places = view.mounts(object, None).items.into_iter().take(64);
+    let places = places.filter_map(|mount| Some((view.mounted_on(&mount).ok()?, mount))).collect();
+    drop(view.covering(PathAt { mount: object, dentry: object }, &places));
+    drop((view.files(object), view.path(object, object), view.is_found_by_name(object)));
     drop((view.socket_of_file(object), view.path_within_fs(object)));
 });
 
