@@ -65,7 +65,6 @@ impl Prepared {
     }
 
     /// From here on nothing takes rights: the store's files are opened, and who stops the guest is `pauser`, if anyone.
-    #[allow(dead_code, reason = "the worker comes next")]
     pub(crate) fn for_worker(mut self, pauser: Option<Pauser>) -> Result<Prepared> {
         self.target.confine();
         self.store = self.store.map(|store| store.opened(&self.name)).transpose()?;
@@ -143,7 +142,6 @@ impl Guest {
     }
 
     /// What was learned of its kernel, for `ProfileStore::keep_for`. Of a guest that was prepared for a worker.
-    #[allow(dead_code, reason = "the worker comes next")]
     pub(crate) fn take_learned(&self) -> Vec<Vec<u8>> {
         self.store.as_ref().map(ProfileStore::take_learned).unwrap_or_default()
     }

@@ -1,11 +1,14 @@
 //! The command line's shape. The help texts here are the reference: man pages and completions are made from them.
 
 mod guard;
+mod selftest;
 
 pub(crate) use guard::{
     ApplyArgs, ExplainArgs, FirewallCommand, FlowsArgs, FolderArgs, IsolateArgs, PlanArgs, PolicyCommand,
     StateArgs,
 };
+
+pub(crate) use selftest::{SandboxArgs, SelftestCommand};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -96,6 +99,9 @@ pub(crate) enum Command {
     Isolate(IsolateArgs),
     /// Put an isolated VM back under its policy
     Release(IsolateArgs),
+    /// Try on this host whether what protects the appliance itself holds
+    #[command(subcommand)]
+    Selftest(SelftestCommand),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

@@ -9,6 +9,7 @@ mod attach;
 mod cli;
 mod commands;
 mod output;
+mod sandbox;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -54,7 +54,7 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
 }
 
 /// What all detectors find in a guest.
-fn look(guest: &Guest) -> Partial<Finding> {
+pub(super) fn look(guest: &Guest) -> Partial<Finding> {
     let mut all = Partial { items: guest.disagreements(), ..Partial::default() };
     if guest.damaged {
         // What is hidden may be in what is missing.

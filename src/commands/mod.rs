@@ -22,11 +22,12 @@ mod profile;
 pub(crate) mod ps;
 mod replay;
 mod scan;
+mod selftest;
 mod sockets;
 mod vms;
 
 use crate::attach::Guest;
-use crate::cli::{Cli, Command, LookArgs, TargetArgs};
+use crate::cli::{Cli, Command, LookArgs, SelftestCommand, TargetArgs};
 use crate::output::{Outcome, Output, Row};
 use anyhow::{Result, bail};
 use lynceus_introspect::linux::{Task, View};
@@ -79,6 +80,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Firewall(command) => firewall::run(output, command),
         Command::Isolate(args) => firewall::isolate(&args, true),
         Command::Release(args) => firewall::isolate(&args, false),
+        Command::Selftest(SelftestCommand::Sandbox(args)) => selftest::run(output, &args),
         Command::Completions { shell } => Ok(generate::completions(shell)),
         Command::Man { folder } => generate::man_pages(&folder),
     }

@@ -104,6 +104,16 @@ impl Rules {
         Ok(rules)
     }
 
+    /// Compiles rules that stand in a text of this name.
+    pub fn from_text(name: &str, text: &str) -> Result<Rules, RulesError> {
+        let (path, namespace, text) = (PathBuf::from(name), name.to_owned(), text.to_owned());
+        let source = Source { path, namespace, text, has_includes: false };
+        let mut all = compiler();
+        let compiled = compile(&mut all, &source);
+        compiled.map_err(|why| RulesError::AllBad(BadRules { path: source.path.clone(), why }))?;
+        Ok(Rules::of(all.finalize(), &[source], Vec::new(), false))
+    }
+
     fn compile(paths: &[PathBuf], for_rescans: bool) -> Result<(Rules, Vec<Source>), RulesError> {
         let mut files = Vec::new();
         for path in paths {
