@@ -58,7 +58,7 @@ impl Prepared {
     pub(crate) fn with_image(mut self, given: Option<&Path>) -> Result<Prepared> {
         if let Some(path) = given {
             self.image.given = Some((path.display().to_string(), open_regular(path)?));
-        } else if let Some(path) = self.target.live().and_then(Target::kernel_file) {
+        } else if let Some(path) = self.target.kernel_file() {
             self.image.booted_from = Some(open_regular(&path));
         }
         Ok(self)
@@ -174,9 +174,7 @@ pub(crate) fn open(name: &str, allow_unrestricted: bool) -> Result<Target> {
 
 fn open_unread(name: &str, allow_unrestricted: bool) -> Result<Unread> {
     let target = Unread::open(name, OpenOptions { allow_unrestricted })?;
-    if let Some(Target::Xen(domain)) = target.live()
-        && !domain.is_restricted()
-    {
+    if !target.is_restricted() {
         eprintln!(
             "lynceus: {name}: the handle that reads it could read other domains too: this kernel cannot restrict it"
         );

@@ -31,8 +31,10 @@ pub enum Target {
 /// A target that was opened, and of which no byte was read yet: that takes no more rights.
 #[derive(Debug)]
 pub enum Unread {
-    /// A VM or a domain.
-    Live(Target),
+    /// A running VM of QEMU's.
+    Vm(Box<Qemu>),
+    /// A domain of Xen's, of which a PV kernel's list of frames is not read yet.
+    Xen(Box<Xen>),
     /// A dump, whose own structure is not to be trusted either.
     File {
         /// The file.
@@ -47,39 +49,61 @@ impl Unread {
     pub fn open(name: &str, options: OpenOptions) -> Result<Unread, TargetError> {
         let pid = name.strip_prefix("pid:").and_then(|text| text.parse().ok());
         let path = Path::new(name);
-        let live = match (pid, name.strip_prefix("xen:")) {
+        match (pid, name.strip_prefix("xen:")) {
             (Some(pid), _) => open_vm(name, pid, None),
             (None, Some(domain)) => open_domain(name, domain, options),
             (None, None) if name.contains('/') || path.is_file() => {
-                return Ok(Unread::File { path: path.to_owned(), file: DumpFile::open(path)? });
+                Ok(Unread::File { path: path.to_owned(), file: DumpFile::open(path)? })
             }
             (None, None) => match choose(name, all()?)? {
                 Found::Qemu(vm) => open_vm(name, vm.pid, Some(vm.started_ticks)),
                 Found::Xen(domain) => open_id(name, domain.id, options),
             },
-        };
-        live.map(Unread::Live)
+        }
     }
 
     /// Reads what has to be read before there is memory to look at.
     pub fn read(self) -> Result<Target, TargetError> {
         match self {
-            Unread::Live(target) => Ok(target),
+            Unread::Vm(vm) => Ok(Target::Vm(Arc::from(vm))),
+            Unread::Xen(mut domain) => {
+                let name = domain.domain().name.clone();
+                domain.learn().map_err(|why| TargetError::Xen { name, why })?;
+                Ok(Target::Xen(Arc::from(domain)))
+            }
             Unread::File { path, file } => Ok(Target::Dump { path, dump: Arc::new(file.parse()?) }),
         }
     }
 
-    /// As [`Target::confine`].
+    /// Gives up every way to the target but reading its memory: no pause, no question to the hypervisor, no copy that asks
+    /// for the right to trace each time. For a worker that locks itself down.
     pub fn confine(&mut self) {
-        if let Unread::Live(target) = self {
-            target.confine();
+        // Nobody else holds them yet: that takes `Unread::read`.
+        match self {
+            Unread::Vm(vm) => vm.confine(),
+            Unread::Xen(domain) => domain.confine(),
+            Unread::File { .. } => {}
         }
     }
 
-    /// What is live already.
-    pub fn live(&self) -> Option<&Target> {
+    /// Whether the handle that will read it can read nothing else.
+    pub fn is_restricted(&self) -> bool {
         match self {
-            Unread::Live(target) => Some(target),
+            Unread::Xen(domain) => domain.is_restricted(),
+            Unread::Vm(_) | Unread::File { .. } => true,
+        }
+    }
+
+    /// The file that the VM's kernel was booted from, where whoever started the VM named one.
+    pub fn kernel_file(&self) -> Option<PathBuf> {
+        match self {
+            Unread::Vm(vm) => {
+                let named = vm.vm().kernel.as_ref()?;
+                let from = if named.is_absolute() { "root" } else { "cwd" };
+                let named = named.strip_prefix("/").unwrap_or(named);
+                Some(PathBuf::from(format!("/proc/{}/{from}", vm.vm().pid)).join(named))
+            }
+            Unread::Xen(domain) => xen::kernel_file(domain.domain().id),
             Unread::File { .. } => None,
         }
     }
@@ -191,24 +215,6 @@ impl Target {
         Unread::open(name, options)?.read()
     }
 
-    /// Gives up every way to the target but reading its memory: no pause, no question to the hypervisor, no copy that asks
-    /// for the right to trace each time. For a worker that locks itself down, before anybody else holds the target.
-    pub fn confine(&mut self) {
-        match self {
-            Target::Vm(vm) => {
-                if let Some(vm) = Arc::get_mut(vm) {
-                    vm.confine();
-                }
-            }
-            Target::Xen(domain) => {
-                if let Some(domain) = Arc::get_mut(domain) {
-                    domain.confine();
-                }
-            }
-            Target::Dump { .. } => {}
-        }
-    }
-
     /// Its memory.
     pub fn memory(&self) -> SharedMemory {
         match self {
@@ -274,20 +280,6 @@ impl Target {
         }
     }
 
-    /// The file that the VM's kernel was booted from, where whoever started the VM named one.
-    pub fn kernel_file(&self) -> Option<PathBuf> {
-        match self {
-            Target::Vm(vm) => {
-                let named = vm.vm().kernel.as_ref()?;
-                let from = if named.is_absolute() { "root" } else { "cwd" };
-                let named = named.strip_prefix("/").unwrap_or(named);
-                Some(PathBuf::from(format!("/proc/{}/{from}", vm.vm().pid)).join(named))
-            }
-            Target::Xen(domain) => xen::kernel_file(domain.domain().id),
-            Target::Dump { .. } => None,
-        }
-    }
-
     /// One line for a person.
     pub fn describe(&self) -> String {
         match self {
@@ -314,13 +306,13 @@ impl Target {
 }
 
 /// `started_ticks` tells a VM that was listed from one that got its process number since.
-fn open_vm(name: &str, pid: u32, started_ticks: Option<u64>) -> Result<Target, TargetError> {
+fn open_vm(name: &str, pid: u32, started_ticks: Option<u64>) -> Result<Unread, TargetError> {
     let error = |why| TargetError::Vm { name: name.to_owned(), why };
     let vm = Qemu::open(pid).map_err(error)?;
     if started_ticks.is_some_and(|ticks| ticks != vm.vm().started_ticks) {
         return Err(error(QemuError::Gone { pid }));
     }
-    Ok(Target::Vm(Arc::new(vm)))
+    Ok(Unread::Vm(Box::new(vm)))
 }
 
 /// Every VM of this host.
@@ -336,7 +328,7 @@ fn domains() -> Result<Vec<Domain>, TargetError> {
     xen::list().map_err(TargetError::Domains)
 }
 
-fn open_domain(name: &str, domain: &str, options: OpenOptions) -> Result<Target, TargetError> {
+fn open_domain(name: &str, domain: &str, options: OpenOptions) -> Result<Unread, TargetError> {
     match domain.parse() {
         Ok(id) => open_id(name, id, options),
         Err(_) => match choose(domain, domains()?.into_iter().map(Found::Xen).collect())? {
@@ -346,10 +338,10 @@ fn open_domain(name: &str, domain: &str, options: OpenOptions) -> Result<Target,
     }
 }
 
-fn open_id(name: &str, id: u16, options: OpenOptions) -> Result<Target, TargetError> {
-    let opened = Xen::open(id, options.allow_unrestricted);
+fn open_id(name: &str, id: u16, options: OpenOptions) -> Result<Unread, TargetError> {
+    let opened = Xen::open_unread(id, options.allow_unrestricted);
     let opened = opened.map_err(|why| TargetError::Xen { name: name.to_owned(), why });
-    Ok(Target::Xen(Arc::new(opened?)))
+    Ok(Unread::Xen(Box::new(opened?)))
 }
 
 fn choose(name: &str, vms: Vec<Found>) -> Result<Found, TargetError> {

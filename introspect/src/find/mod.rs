@@ -192,7 +192,7 @@ pub fn attach_any(
 }
 
 /// The same for a target as a person named it: all that may be its layout is tried, and a VM that can be paused will be when
-/// a look needs it. Takes no rights: whoever [confined](Target::confine) the target and [opened](ProfileStore::opened) the store may
+/// a look needs it. Takes no rights: whoever [confined](crate::target::Unread::confine) the target and [opened](ProfileStore::opened) the store may
 /// have given up all of them.
 pub fn attach_target(target: &Target, store: Option<&ProfileStore>) -> Result<Attached, AttachError> {
     let others = target.raw_layouts().into_iter().skip(1);

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::target::Target;
+use lynceus_introspect::target::{OpenOptions, Unread};
 use lynceus_lab::attacks::{ATTACKS, Attack};
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use lynceus_profiles::kernel_file::KernelImage;
@@ -51,9 +51,9 @@ pub struct Control {
 
 /// Attaches to a running guest of the lab, with its kernel's own file: as an admin's look does, who need not know that there is one.
 fn attach(guest: &Guest) -> Result<Attached> {
-    let target = Target::open(&format!("pid:{}", guest.pid()))?;
-    let mut attached = find::attach_target(&target, None)?;
+    let target = Unread::open(&format!("pid:{}", guest.pid()), OpenOptions::default())?;
     let image = File::open(target.kernel_file().context("QEMU was told of a kernel")?)?;
+    let mut attached = find::attach_target(&target.read()?, None)?;
     attached.guest.set_image(Arc::new(KernelImage::load(BufReader::new(image))?))?;
     Ok(attached)
 }

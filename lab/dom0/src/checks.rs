@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lynceus_introspect::backend::xen::{self, DomainKind, DomainState};
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::target::Target;
+use lynceus_introspect::target::{OpenOptions, Target, Unread};
 use lynceus_lab::attacks::ATTACKS;
 use lynceus_lab::truth::Truth;
 use lynceus_profiles::kernel_file::KernelImage;
@@ -138,7 +138,7 @@ fn as_nobody(attached: &Attached) -> Result<()> {
 fn findings(guest: &Guest) -> Result<Vec<Finding>> {
     let mut attached = attach(guest)?;
     // Of a PVH domain the toolstack does not tell.
-    let told = Target::open(&guest.target())?.kernel_file();
+    let told = Unread::open(&guest.target(), OpenOptions::default())?.kernel_file();
     println!("LAB {}: XenStore names the kernel {told:?}", guest.name);
     let image = told.unwrap_or_else(|| guest.kernel.clone().into());
     let image = KernelImage::load(BufReader::new(File::open(&image).context(image.display().to_string())?))?;

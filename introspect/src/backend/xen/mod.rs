@@ -259,6 +259,8 @@ pub struct Xen {
     /// Whether `reader` maps this one domain and can do nothing else.
     restricted: bool,
     reader: Box<dyn Hypervisor>,
+    /// Of a PV domain whose own list of frames was not read yet.
+    unread: Option<Info>,
     frames: Frames,
     windows: Windows,
 }
@@ -270,10 +272,18 @@ impl std::fmt::Debug for Xen {
 }
 
 impl Xen {
-    /// Opens a domain. All rights are needed here and none for reading, so that a worker can open and then lock itself down.
+    /// Opens a domain and finds out where its RAM is.
     ///
     /// Where the kernel cannot restrict a handle to one domain this is refused, unless `allow_unrestricted`.
     pub fn open(domain: u16, allow_unrestricted: bool) -> Result<Xen, XenError> {
+        let mut xen = Xen::open_unread(domain, allow_unrestricted)?;
+        xen.learn()?;
+        Ok(xen)
+    }
+
+    /// Opens a domain and reads no byte of it. All rights are needed here and none for reading, so that a worker can open and then
+    /// lock itself down. There is no memory until [`Xen::learn`] was called.
+    pub fn open_unread(domain: u16, allow_unrestricted: bool) -> Result<Xen, XenError> {
         let host = |what| move |why: io::Error| XenError::of(domain, Why::Host { what, why });
         let control = Privcmd::open().map_err(host("/dev/xen/privcmd"))?;
         let abi = control::probe(&control).map_err(host("interface version of Xen"))?;
@@ -290,14 +300,24 @@ impl Xen {
         let restricted = judge(reader.restrict(domain), allow_unrestricted);
         let restricted = restricted.map_err(|why| XenError::of(domain, why))?;
         let frames = match (&info, abi) {
-            (Some(info), Some(abi)) if info.is(abi::HVM) => Frames::of_hvm(&control, abi, info)?,
-            (Some(info), _) => Frames::of_pv(&reader, info)?,
-            (None, _) => Frames::by_trying(&reader, domain)?,
+            (Some(info), Some(abi)) if info.is(abi::HVM) => Some(Frames::of_hvm(&control, abi, info)?),
+            // The guest's own list is the guest's to write.
+            (Some(_), _) => None,
+            (None, _) => Some(Frames::by_trying(&reader, domain)?),
         };
-        let domain = describe(&info.unwrap_or_else(|| Info::unknown(domain)), store.as_mut());
+        let domain = describe(info.as_ref().unwrap_or(&Info::unknown(domain)), store.as_mut());
         let control = abi.map(|abi| (Arc::new(control), abi));
-        let windows = Windows::default();
-        Ok(Xen { domain, control, restricted, reader: Box::new(reader), frames, windows })
+        let (windows, unread) = (Windows::default(), info.filter(|_| frames.is_none()));
+        let (reader, frames) = (Box::new(reader), frames.unwrap_or_default());
+        Ok(Xen { domain, control, restricted, reader, unread, frames, windows })
+    }
+
+    /// Reads what only the domain's memory tells: of a PV domain its list of frames. Needs the handle that maps, and no rights.
+    pub fn learn(&mut self) -> Result<(), XenError> {
+        if let Some(info) = self.unread.take() {
+            self.frames = Frames::of_pv(&*self.reader, &info)?;
+        }
+        Ok(())
     }
 
     /// What it is.

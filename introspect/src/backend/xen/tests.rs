@@ -133,16 +133,10 @@ fn hvm() -> FakeXen {
 
 fn opened(xen: FakeXen) -> Xen {
     let info = control::info_of(&xen, ABI, 5).unwrap();
-    let frames = Frames::of_hvm(&xen, ABI, &info).unwrap();
-    let domain = describe(&info, None);
-    Xen {
-        domain,
-        control: None,
-        restricted: true,
-        reader: Box::new(xen),
-        frames,
-        windows: Windows::default(),
-    }
+    let (domain, unread) = (describe(&info, None), (!xen.hvm).then(|| info.clone()));
+    let frames = if xen.hvm { Frames::of_hvm(&xen, ABI, &info).unwrap() } else { Frames::default() };
+    let (reader, windows) = (Box::new(xen), Windows::default());
+    Xen { domain, control: None, restricted: true, reader, unread, frames, windows }
 }
 
 #[test]
@@ -294,6 +288,18 @@ fn a_pv_domain_is_read_by_machine_frames() {
         (Some(Gfn(0)), None, Some(Gfn(35)))
     );
     assert_eq!(frames.to_map(u64::MAX), None);
+}
+
+/// A worker opens it, locks itself down, and only then reads what the guest could have written.
+#[test]
+fn a_pv_domain_has_no_memory_until_its_list_is_read() {
+    let mut xen = opened(pv());
+    assert!(xen.ram().is_empty());
+    xen.confine();
+    xen.learn().unwrap();
+    assert_eq!(xen.ram().iter().map(|range| range.len_bytes >> 12).sum::<u64>(), 598);
+    xen.learn().unwrap();
+    assert_eq!(xen.ram().len(), 2);
 }
 
 #[test]
