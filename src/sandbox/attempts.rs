@@ -69,6 +69,8 @@ pub(crate) const ATTEMPTS: &[Attempt] = attempts![
     "privileges", "take no_new_privs back", |_| call(libc::SYS_prctl, [PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0]);
     "dumpable", "let others look into this process", |_| call(libc::SYS_prctl, [PR_SET_DUMPABLE, 1, 0, 0, 0]);
     "limits", "raise a limit", |_| raise();
+    "memory", "take more memory than allowed", |_| map_much();
+    "threads", "start more threads than allowed", |_| start_threads();
     "user-namespace", "make a user namespace", |_| call(libc::SYS_unshare, [CLONE_NEWUSER, 0, 0, 0, 0]);
     "chroot", "change the root folder", |_| call(libc::SYS_chroot, [c"/".as_ptr() as usize, 0, 0, 0, 0]);
     "mount", "mount a file system", |_| mount();
@@ -181,6 +183,20 @@ fn map(protection: i32) -> Went {
         libc::mmap(std::ptr::null_mut(), PAGE, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
     };
     if at == libc::MAP_FAILED { refused(&io::Error::last_os_error()) } else { Went::Through }
+}
+
+/// Four times what a worker may have by default. Nothing of it is touched.
+fn map_much() -> Went {
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let write = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel picks an unused address.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 8 << 30, write, kind, -1, 0) };
+    if at == libc::MAP_FAILED { refused(&io::Error::last_os_error()) } else { Went::Through }
+}
+
+fn start_threads() -> Went {
+    let start = |_| std::thread::Builder::new().stack_size(64 << 10).spawn(std::thread::park).map(drop);
+    of((0..64).try_for_each(start))
 }
 
 fn protect_own(protection: i32) -> Went {

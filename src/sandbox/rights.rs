@@ -29,28 +29,33 @@ pub(super) fn namespaces() -> Result<Put> {
 
 /// A user and a group that own nothing.
 pub(super) fn user() -> Result<Put> {
-    // While there is the right to: what is not in this set cannot come back by executing anything.
-    for bit in 0..u64::BITS {
-        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
-            Ok(()) => {}
-            // The kernel has fewer.
-            Err(Errno::INVAL) => break,
-            Err(Errno::PERM) => {
-                return Ok(Put::Missing("it keeps its user: only root can change it".to_owned()));
-            }
-            Err(why) => return Err(why).context("the bounding set"),
-        }
-    }
+    let bounded = empty_bounding_set();
     let own = OWN_USERS | rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
     let (uid, gid) = (Uid::from_raw(own), Gid::from_raw(own));
     let changed = rustix::thread::set_thread_groups(&[])
         .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))
         .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid));
-    match changed {
+    match changed.and(bounded) {
         Ok(()) => Ok(Put::Holds(format!("user and group {own}, which own nothing"))),
+        Err(Errno::PERM) => {
+            Ok(Put::Missing("it keeps its user or its bounding set: not all of root's rights".to_owned()))
+        }
         // In a container that has few numbers.
         Err(why) => Ok(Put::Missing(format!("it keeps its user: {why}"))),
     }
+}
+
+/// While there is the right to: what is not in this set cannot come back by executing anything.
+fn empty_bounding_set() -> Result<(), Errno> {
+    for bit in 0..u64::BITS {
+        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
+            Ok(()) => {}
+            // The kernel has fewer.
+            Err(Errno::INVAL) => break,
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(())
 }
 
 /// None, for good; and nobody else may look at the process.

@@ -26,6 +26,8 @@ const RULE: &str = "rule linux_banner { strings: $banner = \"Linux version \" co
 pub(super) struct Work {
     /// The kernel that it found.
     release: String,
+    /// What the kernel's code was compared with.
+    image: Option<String>,
     detectors: usize,
     /// What the detectors found.
     findings: Vec<Finding>,
@@ -80,7 +82,7 @@ pub(super) fn work(target: &str, args: &SandboxArgs) -> Result<Outcome> {
     say(&Line::LockedDown(lock_down(&Limits::default())?))?;
     let started = Instant::now();
     let mut guest = prepared.attach()?;
-    guest.find_image()?;
+    let image = guest.find_image()?;
     let found = check::look(&guest);
     let scope = Scope { processes: true, files: true, kernel: true, physical: false, pid: None };
     let wanted = Wanted { threads: THREADS, ..Wanted::new(&rules, scope) };
@@ -88,6 +90,7 @@ pub(super) fn work(target: &str, args: &SandboxArgs) -> Result<Outcome> {
     let gaps = [&found, &matched].map(|look| (look.gaps.len() as u64).saturating_add(look.more_gaps));
     say(&Line::Worked(Box::new(Work {
         release: guest.linux().kernel().profile.identity.release.clone(),
+        image,
         detectors: DETECTORS.len(),
         findings: found.items,
         matches: matched.items,
