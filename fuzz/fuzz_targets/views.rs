@@ -4,7 +4,7 @@
 mod toy;
 
 use libfuzzer_sys::fuzz_target;
-use lynceus_introspect::linux::{PathAt, View};
+use lynceus_introspect::linux::{Connection, PathAt, Protocol, View};
 
 fuzz_target!(|input: &[u8]| {
     let Some((start, writes)) = input.split_first_chunk::<2>() else { return };
@@ -48,6 +48,12 @@ fn processes(view: &View<'_>) {
         if let Ok(mm) = view.mm(task.mm) {
             drop((view.maps(&mm), view.exe(&mm), view.cmdline(&mm), view.environ(&mm)));
         }
+    }
+    let end = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    for (protocol, is_accepted) in [(Protocol::Tcp, true), (Protocol::Tcp, false), (Protocol::Udp, false)] {
+        let wanted = Connection { protocol, local: end(80), remote: end(40_000), is_accepted };
+        let found = view.sockets_of_connection(&wanted);
+        drop(view.holders(&found.items.iter().map(|socket| socket.file).collect::<Vec<_>>()));
     }
     drop((view.tasks_by_pid(), view.tasks_in_queues(), view.tasks_carved()));
     drop(view.sockets_of(tasks.items.into_iter().take(64).map(|task| (task.pid, task.comm, task.files))));

@@ -166,6 +166,17 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The array of a descriptor table's files, and how many slots it has.
+    pub(crate) fn descriptor_array(&self, files: Gva) -> Result<(Gva, u64), GapReason> {
+        let layout = self.kernel().layouts.files.as_ref().map_err(Clone::clone)?;
+        let table = self.record(Gva(self.integer(files, layout.table)?), layout.fdtable)?;
+        let claimed = table.u32(layout.max_fds)?;
+        if claimed > MAX_FDS {
+            return Err(GapReason::Limit(u64::from(MAX_FDS)));
+        }
+        Ok((table.pointer(layout.files)?, u64::from(claimed)))
+    }
+
     /// What `read` makes of each descriptor's `struct file`.
     fn descriptors<T>(
         &self,

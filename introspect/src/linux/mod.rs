@@ -60,7 +60,7 @@ pub use namespaces::{Namespaces, NamespacesLayout};
 pub use net::{Interface, InterfaceAddress, NetLayout, NetNamespace};
 pub use page_cache::{CachedFile, PageCacheLayout};
 pub use path::{PathAt, PathLayout, Reach};
-pub use sockets::{Endpoint, Owner, Protocol, Socket, SocketState, SocketsLayout};
+pub use sockets::{Connection, Endpoint, Owner, Protocol, Socket, SocketState, SocketsLayout};
 pub use started::{StartedAs, StartedLayout};
 pub use syscalls::Syscall;
 pub use tasks::{COMM_BYTES, Pid, Task, TasksLayout};

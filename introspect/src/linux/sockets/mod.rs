@@ -13,11 +13,13 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod held;
+mod holders;
 mod layout;
 mod sock;
 mod tables;
 mod types;
 
+pub use holders::Connection;
 pub use layout::SocketsLayout;
 pub use types::{Endpoint, Owner, Protocol, Socket, SocketState};
 

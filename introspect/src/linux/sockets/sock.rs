@@ -73,6 +73,15 @@ impl<'v, 'a> Socks<'v, 'a> {
         Ok(socket)
     }
 
+    /// State and both ends of an IP socket, in one read: enough to tell whether it is worth another.
+    pub(super) fn ends(&self, at: Gva) -> Result<(SocketState, Endpoint, Endpoint), AccessError> {
+        let layout = &self.layout.sock;
+        let common = self.view.record(at, layout.common)?;
+        let state = SocketState((common.integer(layout.state)? & 0xff) as u8);
+        let (local, remote) = inet_ends(layout, &common, common.u16(layout.family)?)?;
+        Ok((state, local, remote))
+    }
+
     /// What only a full socket has.
     fn complete(&self, socket: &mut Socket) -> Result<(), GapReason> {
         let layout = &self.layout.sock;

@@ -1,8 +1,9 @@
 //! The kernel's own tables of sockets, and the two roads to a socket joined.
 
+use super::holders::Connection;
 use super::layout::{Listening, NetlinkLayout, TcpTables, UdpTables};
 use super::sock::Socks;
-use super::types::{Owner, Socket};
+use super::types::{Owner, Protocol, Socket};
 use crate::linux::View;
 use crate::{GapReason, Gva, Partial};
 use std::collections::HashMap;
@@ -28,8 +29,27 @@ impl<'a> View<'a> {
             Ok(layout) => layout,
             Err(missing) => return Partial::unavailable("sockets", missing.clone()),
         };
-        let mut tables = Tables { socks: Socks::new(self, layout), found: Partial::default() };
+        let mut tables = Tables { socks: Socks::new(self, layout), wanted: None, found: Partial::default() };
         tables.walk();
+        tables.found
+    }
+
+    /// The sockets of the kernel's own tables that packets of a connection come from or go to, without owners. Of a connection that the
+    /// guest opens: the socket that is connected so, or a UDP socket that has not said to whom. Of one that it accepts also those
+    /// that listen there.
+    pub fn sockets_of_connection(&self, wanted: &Connection) -> Partial<Socket> {
+        let layout = match &self.kernel().layouts.sockets {
+            Ok(layout) => layout,
+            Err(missing) => return Partial::unavailable("sockets", missing.clone()),
+        };
+        let (socks, wanted) = (Socks::new(self, layout), Some(*wanted));
+        let mut tables = Tables { socks, wanted, found: Partial::default() };
+        let nets = tables.nets();
+        match wanted.map(|wanted| wanted.protocol) {
+            Some(Protocol::Tcp) => tables.all_tcp(&nets),
+            Some(Protocol::Udp) => tables.all_udp(&nets),
+            _ => {}
+        }
         tables.found
     }
 
@@ -74,31 +94,17 @@ impl<'a> View<'a> {
 
 struct Tables<'v, 'a> {
     socks: Socks<'v, 'a>,
+    /// Only the sockets of this connection.
+    wanted: Option<Connection>,
     found: Partial<Socket>,
 }
 
 impl Tables<'_, '_> {
     fn walk(&mut self) {
         let (view, layout) = (self.socks.view, self.socks.layout);
-        let nets = self.found.absorb(view.net_namespaces());
-        let nets: Vec<Gva> = nets.into_iter().map(|net| net.at).collect();
-        match &layout.tcp {
-            Ok(tcp) => {
-                for table in self.distinct(&[view.kernel().slid(tcp.global)], &nets, layout.net.tcp) {
-                    self.try_table("TCP table", table, |tables| tables.tcp(tcp, table));
-                }
-            }
-            Err(missing) => self.found.gap("TCP table", None, missing.clone()),
-        }
-        match &layout.udp {
-            Ok(udp) => {
-                let globals: Vec<Gva> = udp.globals.iter().map(|at| view.kernel().slid(*at)).collect();
-                for table in self.distinct(&globals, &nets, layout.net.udp) {
-                    self.try_table("UDP table", table, |tables| tables.udp(udp, table));
-                }
-            }
-            Err(missing) => self.found.gap("UDP table", None, missing.clone()),
-        }
+        let nets = self.nets();
+        self.all_tcp(&nets);
+        self.all_udp(&nets);
         match &layout.raw {
             Ok(raw) => {
                 for (at, heads) in &raw.tables {
@@ -119,6 +125,36 @@ impl Tables<'_, '_> {
                 self.try_table("netlink table", at, |tables| tables.netlink(netlink, at));
             }
             Err(missing) => self.found.gap("netlink table", None, missing.clone()),
+        }
+    }
+
+    fn nets(&mut self) -> Vec<Gva> {
+        let nets = self.found.absorb(self.socks.view.net_namespaces());
+        nets.into_iter().map(|net| net.at).collect()
+    }
+
+    fn all_tcp(&mut self, nets: &[Gva]) {
+        let (view, layout) = (self.socks.view, self.socks.layout);
+        match &layout.tcp {
+            Ok(tcp) => {
+                for table in self.distinct(&[view.kernel().slid(tcp.global)], nets, layout.net.tcp) {
+                    self.try_table("TCP table", table, |tables| tables.tcp(tcp, table));
+                }
+            }
+            Err(missing) => self.found.gap("TCP table", None, missing.clone()),
+        }
+    }
+
+    fn all_udp(&mut self, nets: &[Gva]) {
+        let (view, layout) = (self.socks.view, self.socks.layout);
+        match &layout.udp {
+            Ok(udp) => {
+                let globals: Vec<Gva> = udp.globals.iter().map(|at| view.kernel().slid(*at)).collect();
+                for table in self.distinct(&globals, nets, layout.net.udp) {
+                    self.try_table("UDP table", table, |tables| tables.udp(udp, table));
+                }
+            }
+            Err(missing) => self.found.gap("UDP table", None, missing.clone()),
         }
     }
 
@@ -273,6 +309,13 @@ impl Tables<'_, '_> {
                 return Err(GapReason::Limit(MAX_SOCKETS as u64));
             }
             let at = Gva(at.0.wrapping_sub(u64::from(node)));
+            if let Some(wanted) = self.wanted {
+                let is_it =
+                    self.socks.ends(at).map(|(state, local, remote)| wanted.is_of(state, &local, &remote));
+                if !self.found.ok("socket", at, is_it).unwrap_or(true) {
+                    continue;
+                }
+            }
             let socket = self.socks.socket(at);
             let socket = self.found.ok("socket", at, socket);
             self.found.items.extend(socket.map(|socket| Socket { in_table: true, ..socket }));
