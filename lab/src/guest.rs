@@ -40,6 +40,17 @@ pub enum Paging {
     Five,
 }
 
+/// A network card, and where it is plugged in.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Card {
+    /// The tap device of the host, which is there already.
+    pub tap: String,
+    /// The network namespace that it is in.
+    pub namespace: String,
+    /// The card's MAC address.
+    pub mac: String,
+}
+
 /// What to boot.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Spec {
@@ -57,6 +68,8 @@ pub struct Spec {
     pub private_ram: bool,
     /// What is planted in it.
     pub scenery: Scenery,
+    /// A network card; `eth0` in the guest, without an address.
+    pub card: Option<Card>,
 }
 
 impl Spec {
@@ -64,7 +77,7 @@ impl Spec {
     pub fn new(kernel: KernelVersion, paging: Paging) -> Spec {
         let name = format!("lab-{kernel}-{paging}");
         let scenery = Scenery::Full;
-        Spec { name, kernel, paging, memory_mib: 256, vcpus: 1, private_ram: false, scenery }
+        Spec { name, kernel, paging, memory_mib: 256, vcpus: 1, private_ram: false, scenery, card: None }
     }
 
     /// A small guest that runs nothing but what any system may run.
@@ -109,7 +122,8 @@ impl Guest {
 
     fn boot_once(spec: &Spec) -> Result<Guest> {
         let kernel = kernels::fetch(spec.kernel)?;
-        let initramfs = initramfs::build(&kernel)?;
+        let build = if spec.card.is_some() { initramfs::build_with_card } else { initramfs::build };
+        let initramfs = build(&kernel)?;
         let folder = tempfile::Builder::new().prefix("guest-").tempdir_in(folder::lab("run")?)?;
         let qemu = start(spec, &kernel.vmlinuz, &initramfs, folder.path())?;
         let mut qemu = Reaper(Some(qemu));
@@ -270,7 +284,14 @@ fn start(spec: &Spec, vmlinuz: &Path, initramfs: &Path, folder: &Path) -> Result
     // cx16 off: with it QEMU 7.2's emulation of two CPUs corrupts the slab lists of 6.12 now and then.
     let la57 = if spec.paging == Paging::Four { ",la57=off" } else { "" };
     // setpriv: QEMU must not outlive a test that is killed.
-    let mut command = Command::new("setpriv");
+    let mut command = match &spec.card {
+        None => Command::new("setpriv"),
+        Some(card) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &card.namespace, "setpriv"]);
+            command
+        }
+    };
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-name", &spec.name]);
     command.args(["-accel", "tcg,thread=multi", "-cpu", &format!("max,cx16=off{la57}"), "-m", &memory]);
     command.args(["-smp", &spec.vcpus.to_string()]);
@@ -286,6 +307,11 @@ fn start(spec: &Spec, vmlinuz: &Path, initramfs: &Path, folder: &Path) -> Result
     command.args(["-chardev", &control, "-serial", "chardev:control"]);
     for socket in ["qmp", "free-qmp"] {
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(socket))]);
+    }
+    if let Some(card) = &spec.card {
+        let tap = format!("tap,id=card,ifname={},script=no,downscript=no", card.tap);
+        let device = format!("virtio-net-pci,netdev=card,mac={},romfile=", card.mac);
+        command.args(["-netdev", &tap, "-device", &device]);
     }
     command.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
     command

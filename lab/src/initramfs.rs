@@ -13,11 +13,31 @@ use std::process::Command;
 /// Modules to load, in this order; those that a kernel has built in are left out.
 /// `qemu_fw_cfg` tells QEMU where the kernel keeps its vmcoreinfo, which makedumpfile wants to find in a dump.
 const MODULES: &[&str] = &["llc", "stp", "bridge", "dummy", "veth", "qemu_fw_cfg"];
+/// The same for a guest with a network card of virtio's.
+const CARD_MODULES: &[&str] = &[
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+];
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// A kernel's initramfs, kept under the digest of what is in it.
 pub fn build(kernel: &Kernel) -> Result<PathBuf> {
-    let archive = pack(kernel, &guest_program()?)?;
+    build_with(kernel, &[])
+}
+
+/// The same, with what a network card needs.
+pub fn build_with_card(kernel: &Kernel) -> Result<PathBuf> {
+    build_with(kernel, CARD_MODULES)
+}
+
+fn build_with(kernel: &Kernel, more: &[&str]) -> Result<PathBuf> {
+    let archive = pack(kernel, &guest_program()?, more)?;
     let digest = blake3::hash(&archive).to_hex();
     let name = format!("initramfs/{}-{}", kernel.release, digest.get(..16).unwrap_or_default());
     let folder = folder::once(&name, |folder| Ok(fs::write(folder.join("initramfs"), &archive)?))?;
@@ -53,7 +73,7 @@ pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
     Ok(target.join(TRIPLE).join(if release { "release" } else { "debug" }).join(package))
 }
 
-fn pack(kernel: &Kernel, guest: &Path) -> Result<Vec<u8>> {
+fn pack(kernel: &Kernel, guest: &Path, more: &[&str]) -> Result<Vec<u8>> {
     let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
     let mut cpio = Cpio::default();
     for folder in ["bin", "dev", "modules", "proc", "run", "sys", "tmp"] {
@@ -66,7 +86,7 @@ fn pack(kernel: &Kernel, guest: &Path) -> Result<Vec<u8>> {
         cpio.file(&format!("{name}.ko"), 0o644, &read(&module::build(kernel, name)?)?);
     }
     let mut order = String::new();
-    for name in MODULES {
+    for name in MODULES.iter().chain(more) {
         if let Some(code) = find_module(&kernel.modules, name)? {
             cpio.file(&format!("modules/{name}.ko"), 0o644, &code);
             order.push_str(&format!("{name}.ko\n"));
