@@ -36,7 +36,7 @@ const TWO: &str = "[vm.a]\n[[vm.a.interface]]\nmac='52:54:00:00:00:01'\naddresse
 
 #[test]
 fn the_shipped_policies_are_clean_and_pass_their_tests() -> Result<()> {
-    for (name, tests) in [("desktop", 18), ("site", 9)] {
+    for (name, tests) in [("desktop", 23), ("site", 9)] {
         let (code, said, error) = lynceus(&shipped(name), &["policy", "lint"])?;
         ensure!(code == Some(0), "{name}: {said}{error}");
         let (code, said, error) = lynceus(&shipped(name), &["--json", "policy", "test"])?;
@@ -70,7 +70,7 @@ fn lint_finds_what_does_nothing_and_what_is_not_done() -> Result<()> {
          [[policy.all.rule]]\nname='both'\ndirection='in'\naction='deny'\nservices=['tcp/22-80']\n\
          [[policy.all.rule]]\nname='same'\ndirection='in'\naction='allow'\nservices=['tcp/5']\n\
          [[policy.all.rule]]\nname='old'\ndirection='out'\naction='deny'\nexpires=2020-01-01\n\
-         [[policy.all.rule]]\nname='fox'\ndirection='out'\naction='allow'\nprocess={{exe='/usr/bin/firefox'}}\n\
+         [[policy.all.rule]]\nname='fox'\ndirection='out'\naction='allow'\nprocess={{exe='/usr/bin/firefox'}}\nrate='1/second'\n\
          [[policy.all.rule]]\nname='dns'\ndirection='out'\naction='allow'\npeer={{names=['deb.debian.org']}}\n\
          [site]\nmanagement={{addresses=['192.0.2.0/24'],services=['udp/22']}}\n"
     ))?;
@@ -87,7 +87,7 @@ fn lint_finds_what_does_nothing_and_what_is_not_done() -> Result<()> {
     );
     ensure!(of("redundant")?["message"].as_str().is_some_and(|text| text.contains("all/same")));
     ensure!(of("expired")?["place"]["line"] == 32, "{said}");
-    ensure!(of("process-not-enforced")?["level"] == "error");
+    ensure!(of("process-with-rate")?["level"] == "error");
     of("names-by-the-minute")?;
     of("no-management")?;
     Ok(())

@@ -41,14 +41,11 @@ fn groups(tier: &TierRules, moment: &Moment) -> Vec<Group> {
 /// A rule as a group of its own; none when it matches nothing from now on.
 fn group(rule: &Rule, moment: &Moment) -> Option<Group> {
     let act = match rule.action {
+        _ if rule.process.is_some() => Act::Ask,
         Action::Pass => Act::Pass,
         Action::Deny | Action::Reject if rule.audit => Act::Tell,
         action => Act::Decide(action.verdict()?),
     };
-    let is_closing = matches!(rule.action, Action::Deny | Action::Reject);
-    if rule.process.is_some() && !is_closing {
-        return None;
-    }
     let (from, until) = rule.schedule.next_window(moment.at)?;
     let peers = rule.peers.union(&of_names(&rule.names, &moment.names));
     let is_everything = peers.is_everything() && rule.services.is_everything();
@@ -63,7 +60,8 @@ fn group(rule: &Rule, moment: &Moment) -> Option<Group> {
         from,
         until,
         rate: rule.rate,
-        log: rule.log || act == Act::Tell,
+        // Whoever answers tells of the connection, with its process.
+        log: act != Act::Ask && (rule.log || act == Act::Tell),
         members,
     })
 }

@@ -4,6 +4,7 @@
 //! *Never*: takes rules away before the new ones are there; when nft refuses, the old rules and the old state stay.
 
 use crate::evaluate::Names;
+use crate::nft::ask::ANSWERS;
 use crate::nft::model::{Command, Object, Table, Transaction};
 use crate::nft::table::{Tables, generation_chain, tables};
 use crate::nft::{self, Nft, Path as PortPath, TABLE, antispoof, install, update};
@@ -188,6 +189,9 @@ fn strip(value: &mut Value) {
         Value::Object(members) => {
             for counted in ["handle", "packets", "bytes", "metainfo"] {
                 members.remove(counted);
+            }
+            if members.get("name").and_then(Value::as_str).is_some_and(|name| name.starts_with(ANSWERS)) {
+                members.remove("elem");
             }
             members.values_mut().for_each(strip);
         }

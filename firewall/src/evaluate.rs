@@ -3,6 +3,7 @@
 //! *Does*: asks one rule after the other, and remembers why each did not match. *Never*: is clever.
 
 use crate::packet::Flow;
+use crate::process::{Meant, Who, meant};
 use lynceus_policy::{Action, Closed, Direction, Rule, Timestamp, Verdict, VmPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,12 +22,14 @@ pub struct Moment {
     pub names: Names,
     /// The rules, by id, whose rate is used up.
     pub exhausted: BTreeSet<String>,
+    /// Which process of the VM whose rules are asked is behind the connection.
+    pub who: Who,
 }
 
 impl Moment {
-    /// A time at which no name is known and no rate used up.
+    /// A time at which no name is known, no rate used up and no process asked for.
     pub fn at(at: Timestamp) -> Moment {
-        Moment { at, names: Names::new(), exhausted: BTreeSet::new() }
+        Moment { at, names: Names::new(), exhausted: BTreeSet::new(), who: Who::Unasked }
     }
 }
 
@@ -43,7 +46,7 @@ pub enum Mismatch {
     OutsideHours,
     /// Its rate is used up.
     RateExceeded,
-    /// It is about a process, and which process it is, is not known.
+    /// It is about another process.
     Process,
 }
 
@@ -55,7 +58,7 @@ impl fmt::Display for Mismatch {
             Mismatch::Expired => "it has expired",
             Mismatch::OutsideHours => "outside of its hours",
             Mismatch::RateExceeded => "its rate is used up",
-            Mismatch::Process => "which process it is, is not known",
+            Mismatch::Process => "another process",
         })
     }
 }
@@ -71,6 +74,10 @@ pub enum Outcome {
     Passed,
     /// It matches and decides.
     Decided(Verdict),
+    /// All but the process matches, and nobody has looked which one it is: the packet waits, or is dropped, until somebody has.
+    Asks,
+    /// All but the process matches, it is not known which one it is, and the rule decides what happens then.
+    NotKnown(Verdict),
 }
 
 /// A rule that was asked.
@@ -115,13 +122,22 @@ pub fn judge(policy: &VmPolicy, direction: Direction, flow: &Flow, moment: &Mome
             match outcome {
                 Outcome::NotMatched(_) | Outcome::WouldDeny => {}
                 Outcome::Passed => break,
-                Outcome::Decided(verdict) => return decided(verdict, By::Rule(rule.clone()), steps, false),
+                Outcome::Decided(verdict) | Outcome::NotKnown(verdict) => {
+                    return decided(verdict, By::Rule(rule.clone()), steps, false);
+                }
+                Outcome::Asks => return decided(Verdict::Deny, By::Rule(rule.clone()), steps, false),
             }
         }
     }
     let default = &chain.default;
     let would_deny = default.verdict != default.effective();
     decided(default.effective(), By::Default(default.policy.clone()), steps, would_deny)
+}
+
+/// Whether a connection comes to a rule about a process before another rule decides.
+pub fn asks(policy: &VmPolicy, direction: Direction, flow: &Flow, moment: &Moment) -> bool {
+    let unasked = Moment { who: Who::Unasked, ..moment.clone() };
+    judge(policy, direction, flow, &unasked).steps.last().is_some_and(|step| step.outcome == Outcome::Asks)
 }
 
 fn decided(verdict: Verdict, by: By, steps: Vec<Step>, default_would_deny: bool) -> Decision {
@@ -132,6 +148,13 @@ fn decided(verdict: Verdict, by: By, steps: Vec<Step>, default_would_deny: bool)
 fn ask(rule: &Rule, direction: Direction, flow: &Flow, moment: &Moment) -> Outcome {
     if let Some(mismatch) = mismatch(rule, direction, flow, moment) {
         return Outcome::NotMatched(mismatch);
+    }
+    match meant(rule, &moment.who) {
+        Meant::Yes => {}
+        Meant::No => return Outcome::NotMatched(Mismatch::Process),
+        Meant::NotYet => return Outcome::Asks,
+        Meant::Answer(verdict) if rule.audit && verdict != Verdict::Allow => return Outcome::WouldDeny,
+        Meant::Answer(verdict) => return Outcome::NotKnown(verdict),
     }
     match rule.action {
         Action::Pass => Outcome::Passed,
@@ -159,9 +182,7 @@ fn mismatch(rule: &Rule, direction: Direction, flow: &Flow, moment: &Moment) -> 
     if rule.rate.is_some() && moment.exhausted.contains(&rule.id) {
         return Some(Mismatch::RateExceeded);
     }
-    // A process that is not known may not be let out; it may be the one that is to be stopped.
-    let is_closing = matches!(rule.action, Action::Deny | Action::Reject);
-    (rule.process.is_some() && !is_closing).then_some(Mismatch::Process)
+    None
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! Layouts: `struct nlmsghdr`, `struct nlattr` (`include/uapi/linux/netlink.h`), `struct nfgenmsg` (`nfnetlink.h`), `NFULNL_*`, `NFULA_*`
 //! (`nfnetlink_log.h`), Linux 6.1; RFC 791, RFC 8200, and the first bytes of RFC 9293, 768, 9260, 792 and 4443.
 
+use crate::process::Process;
 use lynceus_policy::{Lane, ServiceRange};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -29,6 +30,8 @@ mod attribute {
     pub(super) const TIME: u16 = 3;
     pub(super) const IN: u16 = 4;
     pub(super) const OUT: u16 = 5;
+    pub(super) const PHYSICAL_IN: u16 = 6;
+    pub(super) const PHYSICAL_OUT: u16 = 7;
     pub(super) const PAYLOAD: u16 = 9;
     pub(super) const PREFIX: u16 = 10;
 }
@@ -58,9 +61,21 @@ pub struct FlowEvent {
     /// What for: `tcp/443`, `icmp4/8.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// The same for programs.
+    #[serde(skip)]
+    pub lane: Option<(Lane, u16)>,
     /// The sender's port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_port: Option<u16>,
+    /// Where a rule about a process was asked: whether it is `known`, `unknown`, or not found in time (`timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub who: Option<&'static str>,
+    /// The processes that hold the connection's socket.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Process>,
+    /// How long it took to find out and judge, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked_us: Option<u64>,
     /// Length of the packet, as its header has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u32>,
@@ -76,21 +91,28 @@ pub enum Told {
 }
 
 /// The requests, in order, that bind a socket to a group. Each is answered.
-pub fn requests(group: u16) -> [Vec<u8>; 2] {
+pub fn requests(group: u16) -> Vec<Vec<u8>> {
     let bind = attribute_bytes(1, &[1]);
     // NFULNL_COPY_PACKET.
     let mode = [&COPIED_BYTES.to_be_bytes()[..], &[2, 0]].concat();
-    [bind, attribute_bytes(2, &mode)].map(|attribute| {
-        let len = (HEADER_BYTES + GENERAL_BYTES + attribute.len()) as u32;
-        let mut message = len.to_le_bytes().to_vec();
-        message.extend(CONFIG.to_le_bytes());
-        message.extend(REQUEST_AND_ACK.to_le_bytes());
-        message.extend([0; 8]);
-        message.extend([0, 0]);
-        message.extend(group.to_be_bytes());
-        message.extend(attribute);
-        message
-    })
+    [bind, attribute_bytes(2, &mode)].map(|attribute| configuration(group, &attribute)).to_vec()
+}
+
+/// The request to be told of every packet at once, and not of a hundred or after a second (`NFULA_CFG_QTHRESH`).
+pub fn at_once(group: u16) -> Vec<u8> {
+    configuration(group, &attribute_bytes(5, &1u32.to_be_bytes()))
+}
+
+fn configuration(group: u16, attribute: &[u8]) -> Vec<u8> {
+    let len = (HEADER_BYTES + GENERAL_BYTES + attribute.len()) as u32;
+    let mut message = len.to_le_bytes().to_vec();
+    message.extend(CONFIG.to_le_bytes());
+    message.extend(REQUEST_AND_ACK.to_le_bytes());
+    message.extend([0; 8]);
+    message.extend([0, 0]);
+    message.extend(group.to_be_bytes());
+    message.extend(attribute);
+    message
 }
 
 fn attribute_bytes(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -137,6 +159,8 @@ fn flow(body: &[u8]) -> Option<FlowEvent> {
     let mut event = FlowEvent::default();
     let mut rest = body.get(GENERAL_BYTES..)?;
     let mut prefix = String::new();
+    // On a bridge: its ports, where the others are the bridge itself.
+    let mut physical = (None, None);
     while let Some(len) = half(rest, 0).map(usize::from).filter(|len| *len >= 4) {
         let value = rest.get(4..len)?;
         // The two highest bits are flags.
@@ -149,6 +173,8 @@ fn flow(body: &[u8]) -> Option<FlowEvent> {
             }
             attribute::IN => event.interfaces.0 = big_word(value, 0),
             attribute::OUT => event.interfaces.1 = big_word(value, 0),
+            attribute::PHYSICAL_IN => physical.0 = big_word(value, 0),
+            attribute::PHYSICAL_OUT => physical.1 = big_word(value, 0),
             attribute::PREFIX => {
                 prefix = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
             }
@@ -157,6 +183,7 @@ fn flow(body: &[u8]) -> Option<FlowEvent> {
         }
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
+    event.interfaces = (physical.0.or(event.interfaces.0), physical.1.or(event.interfaces.1));
     named(&prefix, &mut event)?;
     Some(event)
 }
@@ -235,6 +262,7 @@ fn service(protocol: u8, payload: &[u8], event: &mut FlowEvent) {
         58 => (Lane::Icmp6, ports.0),
         other => (Lane::Other, Some(u16::from(other))),
     };
+    event.lane = number.map(|number| (lane, number));
     event.service = number.map(|number| ServiceRange { lane, first: number, last: number }.to_string());
 }
 

@@ -27,6 +27,9 @@ pub struct Port {
 pub struct Host {
     /// By name.
     pub ports: BTreeMap<String, Port>,
+    /// Whether its kernel can hold a packet until somebody answers for it (NFQUEUE).
+    #[serde(default)]
+    pub holds: bool,
 }
 
 /// What the kernel knows of the connection that a packet belongs to.

@@ -46,6 +46,8 @@ pub enum Act {
     Pass,
     /// It only tells that it would have denied.
     Tell,
+    /// Which process it is decides, and the host is asked for that.
+    Ask,
 }
 
 /// One rule in a group.

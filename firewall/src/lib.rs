@@ -17,11 +17,13 @@ pub mod lint;
 pub mod nft;
 pub mod packet;
 pub mod ports;
+pub mod process;
 pub mod state;
 pub mod suite;
 pub mod tiers;
 
 pub use compile::compile;
-pub use evaluate::{By, Decision, Mismatch, Moment, Names, Outcome, Step, judge};
+pub use evaluate::{By, Decision, Mismatch, Moment, Names, Outcome, Step, asks, judge};
 pub use host::{Host, Port};
 pub use packet::Flow;
+pub use process::{Process, Who};

@@ -2,7 +2,7 @@
 
 use crate::cells::Grid;
 use crate::evaluate::{Moment, judge};
-use lynceus_policy::{Action, Chain, Direction, Level, Lint, Policy, Rule, Verdict, VmPolicy};
+use lynceus_policy::{Action, Chain, Direction, Lane, Level, Lint, Policy, Rule, Verdict, VmPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -34,23 +34,31 @@ fn alone(rule: &Rule, moment: &Moment) -> Vec<Lint> {
     if rule.schedule.next_window(moment.at).is_none() {
         lints.push(lint("expired", Level::Warning, format!("rule `{}` has expired", rule.id)));
     }
-    if rule.process.is_some() {
-        let meanwhile = match rule.action {
-            Action::Allow | Action::Pass => "matches nothing",
-            Action::Deny | Action::Reject => "matches every process",
-        };
-        let message = format!(
-            "rule `{}`: `process` is not enforced by this version; until it is, the rule {meanwhile}",
-            rule.id
-        );
-        lints.push(lint("process-not-enforced", Level::Error, message));
-    }
+    lints.extend(about_process(rule).into_iter().map(|(code, level, message)| lint(code, level, message)));
     if !rule.names.is_empty() {
         let message = format!(
             "rule `{}`: names are looked up when the policy is applied, and every minute while `lynceus firewall run` runs; their TTL is not honoured",
             rule.id
         );
         lints.push(lint("names-by-the-minute", Level::Note, message));
+    }
+    lints
+}
+
+/// What a rule about a process cannot do.
+fn about_process(rule: &Rule) -> Vec<(&'static str, Level, String)> {
+    let mut lints = Vec::new();
+    if rule.process.is_none() {
+        return lints;
+    }
+    if rule.rate.is_some() {
+        let message = format!("rule `{}`: a rule about a process cannot have a rate", rule.id);
+        lints.push(("process-with-rate", Level::Error, message));
+    }
+    let has_sockets = |lane| rule.services.ranges().iter().any(|range| range.lane == lane);
+    if !rule.services.is_everything() && !has_sockets(Lane::Tcp) && !has_sockets(Lane::Udp) {
+        let message = format!("rule `{}`: of TCP and UDP alone it can be known which process it is", rule.id);
+        lints.push(("process-not-known", Level::Warning, message));
     }
     lints
 }
@@ -163,7 +171,7 @@ fn follow(chain: &Chain, grid: &Grid, fates: &mut BTreeMap<String, (Arc<Rule>, F
 fn is_certain(rule: &Rule) -> bool {
     let is_closing = matches!(rule.action, Action::Deny | Action::Reject);
     let is_told_only = rule.audit && is_closing;
-    let for_any_process = rule.process.is_none() || is_closing;
+    let for_any_process = rule.process.is_none();
     rule.schedule.is_always() && rule.rate.is_none() && for_any_process && !is_told_only
 }
 

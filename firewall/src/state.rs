@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 
+/// The file of what is enforced.
+const ENFORCED: &str = "enforced.json";
 /// A state file may have so many bytes.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -63,6 +66,9 @@ pub struct State {
     /// The VMs that are isolated.
     #[serde(default)]
     pub isolated: BTreeSet<String>,
+    /// Whether the kernel can hold packets whose process is asked for.
+    #[serde(default)]
+    pub holds: bool,
     /// What the kernel's listing of each of our tables came to, by family; another one means that somebody else changed it.
     #[serde(default)]
     pub fingerprints: BTreeMap<String, String>,
@@ -79,6 +85,7 @@ impl Default for State {
             names: Names::new(),
             serial: 0,
             isolated: BTreeSet::new(),
+            holds: false,
             fingerprints: BTreeMap::new(),
         }
     }
@@ -92,9 +99,9 @@ impl State {
 
     /// Whether it means the same: all but the moment and the number.
     pub fn is_like(&self, other: &State) -> bool {
-        let State { vms, ports, names, serial, isolated, .. } = self;
-        (vms, ports, names, *serial, isolated)
-            == (&other.vms, &other.ports, &other.names, other.serial, &other.isolated)
+        let State { vms, ports, names, serial, isolated, holds, .. } = self;
+        (vms, ports, names, *serial, isolated, *holds)
+            == (&other.vms, &other.ports, &other.names, other.serial, &other.isolated, other.holds)
     }
 
     /// What holds for a VM now.
@@ -121,7 +128,8 @@ impl State {
             let interface = policy.vm.interfaces.get(binding.interface)?.clone();
             Some((name.clone(), Port { policy, interface }))
         };
-        Host { ports: self.ports.iter().filter(|(_, binding)| is_meant(binding)).filter_map(port).collect() }
+        let ports = self.ports.iter().filter(|(_, binding)| is_meant(binding)).filter_map(port).collect();
+        Host { ports, holds: self.holds }
     }
 }
 
@@ -186,17 +194,12 @@ impl Store {
 
     /// What is enforced; nothing on a new host.
     pub fn enforced(&self) -> Result<Option<State>, StateError> {
-        let path = self.folder.join("enforced.json");
-        let state: Option<State> = read(&path)?;
-        match state {
-            Some(state) if state.format != FORMAT => Err(StateError::Format { path, found: state.format }),
-            state => Ok(state),
-        }
+        peek(&self.folder)
     }
 
     /// Keeps what is enforced from now on.
     pub fn keep(&self, state: &State) -> Result<(), StateError> {
-        write(&self.folder.join("enforced.json"), state)
+        write(&self.folder.join(ENFORCED), state)
     }
 
     /// The change that waits for its confirmation.
@@ -216,6 +219,24 @@ impl Store {
                 _ => Ok(()),
             },
         }
+    }
+}
+
+/// Tells one state on disk from another: each is a new file.
+pub type Stamp = (u64, i64, i64);
+
+/// The stamp of the state in a folder; none where nothing is enforced.
+pub fn stamp(folder: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(folder.join(ENFORCED)).ok()?;
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// What is enforced, without waiting for those who change it: a state is put there whole.
+pub fn peek(folder: &Path) -> Result<Option<State>, StateError> {
+    let path = folder.join(ENFORCED);
+    match read(&path)? {
+        Some(State { format, .. }) if format != FORMAT => Err(StateError::Format { path, found: format }),
+        state => Ok(state),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::evaluate::{Decision, Moment, judge};
 use crate::packet::Flow;
+use crate::process::{Process, Who};
 use lynceus_policy::{Direction, End, Family, Policy, Test, Verdict, VmPolicy};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -68,7 +69,8 @@ impl TestResult {
 
 /// Runs a test of the policy.
 pub fn run(policy: &Policy, owners: &BTreeMap<IpAddr, &VmPolicy>, test: &Test, now: &Moment) -> TestResult {
-    let moment = Moment { at: test.at.unwrap_or(now.at), ..now.clone() };
+    let who = test.process.as_ref().map_or(Who::Unasked, |process| Who::Known(vec![Process::of(process)]));
+    let moment = Moment { at: test.at.unwrap_or(now.at), who, ..now.clone() };
     let flows = flows(policy, test);
     let judge = |flow: &Flow| {
         let judged = connection(owners, flow, &moment);

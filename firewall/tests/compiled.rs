@@ -5,10 +5,11 @@ mod random;
 
 use interpreter::{Packet, Ruleset};
 use lynceus_firewall::host::{Host, Port, State, Transit, forward};
+use lynceus_firewall::nft::ask::{Connection, answer};
 use lynceus_firewall::nft::model::Transaction;
 use lynceus_firewall::nft::table::{self, Path, Tables, mark};
 use lynceus_firewall::nft::{install, update};
-use lynceus_firewall::{Flow, Moment};
+use lynceus_firewall::{Flow, Moment, Process, Who, asks, judge};
 use lynceus_policy::{Direction, Lane, Policy, Timestamp, Verdict};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ fn host(policy: &Policy) -> Host {
             ports.insert(interface.port.clone().unwrap(), port);
         }
     }
-    Host { ports }
+    Host { ports, ..Host::default() }
 }
 
 /// What nft would read.
@@ -230,6 +231,50 @@ proptest! {
             ruleset.counters().keys().filter(|name| name.starts_with("vm-")).collect();
         prop_assert_eq!(wanted, there);
         check(&new_policy, &new, &mut ruleset, &cases, &now)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_answer_does_what_the_policy_says_of_the_process(
+        text in random::policies(random::Menu { with_conditions: true }),
+        cases in proptest::collection::vec(case(), 40),
+        offset_s in 0i64..14 * 86_400,
+        uid in 0u32..2,
+    ) {
+        let policy = random::resolve(&text);
+        let now = moment(offset_s, &[]);
+        let process = Process { pid: 9, comm: "nc".to_owned(), uid, ..Process::default() };
+        let told = Moment { who: Who::Known(vec![process]), ..now.clone() };
+        let tables = table::tables(&host(&policy), Path::Routed, 7, &now);
+        let mut ruleset = Ruleset::default();
+        ruleset.apply(&as_read(&install(&tables))).map_err(TestCaseError::fail)?;
+        let outside = |case: &Case| Case { to: 3, from: case.from % 3, is_reply: false, is_spoofed: false, state: State::New, ..case.clone() };
+        for case in cases.iter().map(outside) {
+            let transit = case.transit();
+            let vm = ["a", "b", "c"][case.from];
+            let is_asked = asks(&policy.vms[vm], Direction::Out, &transit.flow, &now);
+            let (before, _) = run(&mut ruleset, &transit, 7, &now);
+            if is_asked {
+                prop_assert_eq!(before, Verdict::Deny);
+            }
+            if is_asked && case.lane.has_ports() && case.lane != Lane::Sctp {
+                let wanted = judge(&policy.vms[vm], Direction::Out, &transit.flow, &told).verdict;
+                let connection = Connection {
+                    direction: Direction::Out,
+                    lane: case.lane,
+                    source: (transit.flow.source, 40_000).into(),
+                    destination: (transit.flow.destination, case.number).into(),
+                };
+                let mut answered = ruleset.clone();
+                answered.apply(&as_read(&answer(Path::Routed, 7, &connection, wanted))).map_err(TestCaseError::fail)?;
+                prop_assert_eq!(run(&mut answered, &transit, 7, &now).0, wanted);
+                let late = answer(Path::Routed, 6, &connection, wanted);
+                prop_assert!(answered.apply(&as_read(&late)).is_err(), "an answer for older rules is taken");
+            }
+        }
     }
 }
 

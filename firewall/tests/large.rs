@@ -34,7 +34,7 @@ fn host(policy: &Policy) -> Host {
         let interface = vm.vm.interfaces[0].clone();
         (interface.port.clone().unwrap(), Port { policy: Arc::new(vm.clone()), interface })
     });
-    Host { ports: ports.collect() }
+    Host { ports: ports.collect(), ..Host::default() }
 }
 
 #[test]

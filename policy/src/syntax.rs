@@ -275,6 +275,12 @@ pub struct ProcessEntry {
     /// Its container's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// What happens to a connection of which it is not known which process is behind it; deny without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Verdict>,
+    /// What happens to one of which it was not found out in time; deny without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Verdict>,
 }
 
 /// What to look for in the VMs' memory.
@@ -320,6 +326,8 @@ pub struct TestEntry {
     /// When; now without it.
     #[schemars(with = "Option<String>")]
     pub at: Option<At<toml::value::Datetime>>,
+    /// Which process is behind it, in the VM whose rules ask for one: its `exe`, `uid` and `container`.
+    pub process: Option<At<ProcessEntry>>,
     /// What must happen.
     pub expect: Verdict,
 }

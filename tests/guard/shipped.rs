@@ -204,7 +204,7 @@ fn truth_table(label: &str) -> Result<usize> {
     let bound = site.ports.iter().zip(&vms).map(|(port, vm)| {
         (port.clone(), Port { policy: Arc::new((*vm).clone()), interface: vm.vm.interfaces[0].clone() })
     });
-    let host = Host { ports: bound.collect::<BTreeMap<_, _>>() };
+    let host = Host { ports: bound.collect::<BTreeMap<_, _>>(), ..Host::default() };
     let name = |number: usize| number.checked_sub(1).map_or("eth0", |number| site.ports[number].as_str());
     for number in 0..=vms.len() {
         let mine: Vec<&Try> = tries.iter().filter(|one| one.from == number).collect();

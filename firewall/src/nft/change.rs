@@ -1,9 +1,9 @@
 //! From one table to the next: only what changed is touched, and counters that stay keep their hits.
 
-use super::TABLE;
 use super::model::{Command, Elements, Object, Transaction};
 use super::table::{PortObjects, Tables, generation_chain};
 use super::vm::VmObjects;
+use super::{TABLE, ask};
 use std::collections::BTreeSet;
 
 /// Puts a whole table in place of whatever is there. Counters begin at nothing.
@@ -51,6 +51,7 @@ pub fn update(old: &Tables, new: &Tables) -> Transaction {
     commands.push(Command::Delete(old.chain(&generation_chain(old.generation))));
     commands.push(Command::Add(new.chain(&generation_chain(new.generation))));
     commands.push(Command::Flush(new.chain("judge")));
+    commands.extend(ask::forget(new.path));
     commands.extend(new.judge_rules().into_iter().map(Command::Add));
     Transaction { nftables: commands }
 }

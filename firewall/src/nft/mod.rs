@@ -3,6 +3,7 @@
 //! *Does*: writes commands and runs `nft`. *Trusts*: the compiled rules. *Never*: leaves half of a change in the kernel.
 
 pub mod antispoof;
+pub mod ask;
 pub mod change;
 mod elements;
 pub mod model;

@@ -165,6 +165,12 @@ pub enum Element {
 pub enum Jump {
     /// Goes there and comes back.
     Jump(Target),
+    /// Goes there and does not come back.
+    Goto(Target),
+    /// Goes back to where the last jump was.
+    Return(()),
+    /// Drops it.
+    Drop(()),
 }
 
 /// A chain's name.
@@ -213,6 +219,15 @@ pub enum Statement {
     Drop(()),
     /// Goes back to where the last jump was.
     Return(()),
+    /// Holds it until a program says what becomes of it; drops it where none reads the queue.
+    Queue(Queue),
+}
+
+/// A queue of packets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Queue {
+    /// Its number.
+    pub num: u32,
 }
 
 /// A comparison.
@@ -352,6 +367,13 @@ pub enum Expr {
     Range(Box<[Expr; 2]>),
     /// One of them.
     Set(Vec<Expr>),
+    /// A set's element that goes by itself.
+    Elem {
+        /// The element.
+        val: Box<Expr>,
+        /// In seconds.
+        timeout: u32,
+    },
     /// A number.
     #[serde(untagged)]
     Number(u64),

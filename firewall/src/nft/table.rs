@@ -5,6 +5,7 @@
 //! another, so that the next packet of every connection is judged again, whichever way it goes.
 
 use super::TABLE;
+use super::ask;
 use super::elements::addresses;
 use super::model::{
     Chain, Element, Expr, Jump, Lookup, Mangle, Object, Reject, Rule, Set, Statement, Table, Target, Types,
@@ -79,7 +80,7 @@ pub fn tables(host: &Host, path: Path, generation: u32, moment: &Moment) -> Tabl
     for (name, port) in &host.ports {
         let vm = &port.policy.vm.name;
         if !vms.contains_key(vm) {
-            vms.insert(vm.clone(), vm::objects(&compile(&port.policy, moment), path));
+            vms.insert(vm.clone(), vm::objects(&compile(&port.policy, moment), path, host.holds));
         }
         ports.insert(name.clone(), port_objects(name, port));
     }
@@ -155,14 +156,16 @@ impl Tables {
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             elem: Vec::new(),
         };
-        vec![
+        let mut sets = vec![
             Object::Set(set("ports", &["ifname"], None, &[])),
             Object::Set(set("unbound", &["ifname"], None, &[])),
             Object::Set(set("bound4", &["ifname", "ipv4_addr"], None, &["interval"])),
             Object::Set(set("bound6", &["ifname", "ipv6_addr"], None, &["interval"])),
             Object::Map(set("from", &["ifname"], Some("verdict"), &[])),
             Object::Map(set("into", &["ifname"], Some("verdict"), &[])),
-        ]
+        ];
+        sets.extend(ask::maps(self.path).into_iter().map(Object::Map));
+        sets
     }
 
     /// The chains that every packet passes, empty, and their counters.
@@ -191,9 +194,12 @@ impl Tables {
         rules
     }
 
-    /// The rules that do.
+    /// The rules that do, and what answers are held by.
     pub fn judge_rules(&self) -> Vec<Object> {
-        judge(self.generation).into_iter().map(|expr| self.rule("judge", expr)).collect()
+        let mut rules: Vec<Object> =
+            judge(self.generation).into_iter().map(|expr| self.rule("judge", expr)).collect();
+        rules.extend(ask::mark_elements(self));
+        rules
     }
 }
 

@@ -8,7 +8,7 @@ use super::model::{
     Statement,
 };
 use super::table::Path;
-use super::{LOG_GROUP, TABLE};
+use super::{LOG_GROUP, TABLE, ask};
 use crate::ir::{Act, Block, Group, Member, Program, VmRules};
 use lynceus_policy::{Direction, Timestamp, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,9 +55,9 @@ fn short(name: &str) -> String {
     format!("{start}--{digest:016x}")
 }
 
-/// Everything of one VM.
-pub fn objects(rules: &VmRules, path: Path) -> VmObjects {
-    let mut writer = Writer { vm: &rules.vm, path, made: VmObjects::default() };
+/// Everything of one VM; `holds` says whether the kernel can hold a packet until somebody knows whose it is.
+pub fn objects(rules: &VmRules, path: Path, holds: bool) -> VmObjects {
+    let mut writer = Writer { vm: &rules.vm, path, holds, made: VmObjects::default() };
     rules.programs.iter().for_each(|program| writer.program(program));
     writer.made
 }
@@ -102,6 +102,7 @@ impl VmObjects {
 struct Writer<'a> {
     vm: &'a str,
     path: Path,
+    holds: bool,
     made: VmObjects,
 }
 
@@ -122,6 +123,9 @@ impl Writer<'_> {
             chains.push((name(index), rules));
         }
         chains.push((name(program.tiers.len()), self.default(program)));
+        if program.tiers.iter().flat_map(|tier| &tier.groups).any(|group| group.act == Act::Ask) {
+            chains.push((ask::chain(&entry), ask::rules(self.vm, program.direction, self.holds)));
+        }
         chains.reverse();
         self.made.chains.extend(chains);
     }
@@ -135,7 +139,7 @@ impl Writer<'_> {
             rules.push(vec![log_limit(), self.log(act, program.direction, "default")]);
         }
         let mut last = vec![Statement::count(&counter)];
-        last.extend(self.verdict(program.default, ""));
+        last.extend(self.verdict(program.default, program.direction, ""));
         rules.push(last);
         rules
     }
@@ -185,7 +189,7 @@ impl Writer<'_> {
             self.add_set(kind, &name, Some("counter"), elements.into_iter());
             let map = Lookup { key: kind.key(direction), data: format!("@{name}") };
             steps.push(Statement::Counter(CounterRef::Map { map }));
-            steps.extend(self.verdict(group.act, next));
+            steps.extend(self.verdict(group.act, direction, next));
             rules.push(steps);
         }
     }
@@ -212,7 +216,7 @@ impl Writer<'_> {
             None => {}
         }
         steps.push(Statement::count(&counter(self.vm, direction, &member.rule)));
-        steps.extend(self.verdict(group.act, next));
+        steps.extend(self.verdict(group.act, direction, next));
         rules.push(steps);
     }
 
@@ -234,13 +238,14 @@ impl Writer<'_> {
         });
     }
 
-    fn verdict(&self, act: Act, next: &str) -> Option<Statement> {
+    fn verdict(&self, act: Act, direction: Direction, next: &str) -> Option<Statement> {
         match act {
             Act::Decide(Verdict::Allow) => Some(Statement::Return(())),
             Act::Decide(Verdict::Deny) => Some(Statement::Drop(())),
             Act::Decide(Verdict::Reject) => Some(Statement::goto("reject")),
             Act::Pass => Some(Statement::goto(next)),
             Act::Tell => None,
+            Act::Ask => Some(Statement::goto(&ask::chain(&entry(self.vm, direction)))),
         }
     }
 
@@ -250,6 +255,7 @@ impl Writer<'_> {
             Act::Decide(verdict) => verdict.name(),
             Act::Pass => "pass",
             Act::Tell => "would-deny",
+            Act::Ask => "ask",
         };
         // NF_LOG_PREFIXLEN is 128, with the final zero.
         let text = format!("lynceus {act} {} {} {rule}", self.vm, direction.name());

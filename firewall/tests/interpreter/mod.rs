@@ -80,6 +80,10 @@ impl Ruleset {
                 self.chains.get_mut(&chain.name).ok_or("no such chain")?.1.clear();
                 Ok(())
             }
+            Command::Flush(Object::Map(map)) => {
+                self.sets.get_mut(&map.name).ok_or("no such map")?.elem.clear();
+                Ok(())
+            }
             Command::Flush(_) => Err("cannot be flushed here".to_owned()),
         }
     }
@@ -177,7 +181,7 @@ impl Ruleset {
     /// Whether everything that is referred to is there.
     fn is_whole(&self) -> Result<(), String> {
         let targets = self.sets.values().flat_map(|set| &set.elem).filter_map(|element| match element {
-            Element::Verdict(_, Jump::Jump(target)) => Some(&target.target),
+            Element::Verdict(_, Jump::Jump(target) | Jump::Goto(target)) => Some(&target.target),
             _ => None,
         });
         let statements = || self.chains.values().flat_map(|(_, rules)| rules).flatten();
@@ -277,6 +281,9 @@ impl Ruleset {
                     }
                     Statement::Vmap(map) => match self.looked_up(map, packet, fate.mark) {
                         Some(Element::Verdict(_, Jump::Jump(target))) => (target.target.clone(), true),
+                        Some(Element::Verdict(_, Jump::Goto(target))) => (target.target.clone(), false),
+                        Some(Element::Verdict(_, Jump::Return(()))) => return Flow::Return,
+                        Some(Element::Verdict(_, Jump::Drop(()))) => return Flow::Drop,
                         _ => continue 'rules,
                     },
                     Statement::Jump(target) => (target.target.clone(), true),
@@ -285,6 +292,8 @@ impl Ruleset {
                     Statement::Drop(()) => return Flow::Drop,
                     Statement::Reject(_) => return Flow::Reject,
                     Statement::Return(()) => return Flow::Return,
+                    // Nobody reads it.
+                    Statement::Queue(_) => return Flow::Drop,
                 };
                 let there = self.chain(&target, packet, fate, depth + 1);
                 match there {

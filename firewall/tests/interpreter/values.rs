@@ -22,6 +22,7 @@ pub(super) fn value(expr: &Expr, packet: &Packet<'_>, mark: u32) -> Option<Value
             "oifname" => name(packet.oifname),
             "l4proto" => Some(Value::Number(packet.protocol.into())),
             "protocol" => name(if packet.source.is_ipv4() { "ip" } else { "ip6" }),
+            "mark" => Some(Value::Number(0)),
             "time" => Some(Value::Number(packet.at.0 as u128)),
             other => panic!("unknown meta {other}"),
         },
@@ -34,6 +35,11 @@ pub(super) fn value(expr: &Expr, packet: &Packet<'_>, mark: u32) -> Option<Value
                 let address = if side == "saddr" { packet.original.0 } else { packet.original.1 };
                 family(address, of).then_some(Value::Address(address))
             }
+            (key @ ("ip saddr" | "ip6 saddr"), Some("reply")) => {
+                let of = key.split(' ').next()?;
+                family(packet.original.1, of).then_some(Value::Address(packet.original.1))
+            }
+            ("proto-src", Some("original")) => Some(Value::Number(40_000)),
             ("proto-dst", Some("original")) | ("proto-src", Some("reply")) => {
                 let has_ports = matches!(packet.protocol, 6 | 17 | 132);
                 assert!(has_ports || key == "proto-dst", "an ICMP reply has no type of the request");
@@ -122,6 +128,7 @@ pub(super) fn is_in(value: &Value, of: &Expr) -> bool {
             }
             _ => false,
         },
+        (value, Expr::Elem { val, .. }) => is_in(value, val),
         (value, Expr::Set(any)) => any.iter().any(|one| is_in(value, one)),
         (Value::Name(name), Expr::Text(text)) => match text.strip_suffix('*') {
             Some(prefix) => name.starts_with(prefix),

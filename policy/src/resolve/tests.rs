@@ -3,7 +3,7 @@
 use super::Resolver;
 use crate::place::Place;
 use crate::service::ServiceRange;
-use crate::syntax::Verdict;
+use crate::syntax::{ProcessEntry, Verdict};
 use crate::when::Timestamp;
 use std::fmt;
 use std::net::IpAddr;
@@ -43,6 +43,8 @@ pub struct Test {
     pub service: String,
     /// When; now without it.
     pub at: Option<Timestamp>,
+    /// Which process is behind it; without one nobody has looked.
+    pub process: Option<ProcessEntry>,
     /// What must happen.
     pub expect: Verdict,
 }
@@ -78,6 +80,7 @@ pub(super) fn all(resolver: &mut Resolver<'_>) -> Vec<Test> {
                 services: services?,
                 service: test.service.get().clone(),
                 at,
+                process: test.process.as_ref().map(|process| process.get().clone()),
                 expect: test.expect,
             })
         })

@@ -162,6 +162,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
         names,
         serial: 0,
         isolated,
+        holds: false,
         fingerprints: BTreeMap::new(),
     })
 }

@@ -60,6 +60,7 @@ pub(super) fn run(output: Output, args: &ExplainArgs) -> Result<Outcome> {
         services: service::parse(&service).with_context(|| service.clone())?,
         service,
         at: Some(at),
+        process: None,
         expect: Verdict::Allow,
     };
     let flows = suite::flows(&policy, &test);
@@ -111,6 +112,8 @@ fn by_vm(judged: &Judged) -> ByVm {
             Asked::WouldDeny => "matches; it is in audit mode and only tells".to_owned(),
             Asked::Passed => "matches; the next tier decides".to_owned(),
             Asked::Decided(verdict) => format!("matches: {}", verdict.name()),
+            Asked::Asks => "the host looks which process it is; until it knows: deny".to_owned(),
+            Asked::NotKnown(verdict) => format!("the process is not known: {}", verdict.name()),
         },
     };
     ByVm {
