@@ -8,7 +8,9 @@
 mod attach;
 mod cli;
 mod commands;
+mod nflog;
 mod output;
+mod process_rules;
 mod sandbox;
 
 use clap::Parser;

@@ -5,8 +5,10 @@
 //! rules away when it ends, however it ends: they stay in the kernel.
 
 use super::firewall;
+use super::flows::{self, Ports};
 use crate::cli::StateArgs;
 use crate::output::{Outcome, Output, escape};
+use crate::process_rules::{self, News};
 use anyhow::{Context, Result};
 use lynceus_firewall::Names;
 use lynceus_firewall::enforce;
@@ -17,6 +19,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -66,6 +70,7 @@ struct Enforcer<'a> {
 
 /// Runs until it is ended, and prints what happens.
 pub(super) fn run(output: Output, args: &StateArgs) -> Result<Outcome> {
+    process_rules::start(args.state.clone(), teller(output, args.state.clone()));
     enforce_on(args, &|event| print(output, &event))
 }
 
@@ -95,6 +100,20 @@ pub(crate) fn enforce_on(args: &StateArgs, tell: &dyn Fn(Event) -> Result<()>) -
             std::thread::sleep(TICK);
         }
     }
+}
+
+/// Tells of what comes of rules about processes.
+fn teller(output: Output, folder: PathBuf) -> process_rules::Tell {
+    Arc::new(move |news| {
+        let told = match news {
+            News::Flow(flow) => flows::tell(output, Ports::new(&folder).row(*flow)),
+            News::Guest { vm, text } => {
+                print(output, &Event { event: "guest", port: None, vm: Some(vm), text: Some(text) })
+            }
+        };
+        // Nobody reads it: what is enforced is enforced all the same.
+        drop(told);
+    })
 }
 
 /// A thread that waits for the kernel to tell of interfaces.

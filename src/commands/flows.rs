@@ -4,24 +4,23 @@
 //! `lynceus policy plan --flows` reads.
 
 use crate::cli::FlowsArgs;
+use crate::nflog::Listener;
 use crate::output::{Outcome, Output, escape};
-use anyhow::{Context, Result, bail};
-use lynceus_firewall::flows::{self, FlowEvent, Told};
+use anyhow::Result;
+use lynceus_firewall::Process;
+use lynceus_firewall::flows::FlowEvent;
 use lynceus_firewall::nft::LOG_GROUP;
 use lynceus_firewall::ports;
-use lynceus_firewall::state::Store;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use lynceus_firewall::state;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Room for what comes in a burst.
-const BUFFER_BYTES: usize = 4 << 20;
-
+/// An event, and where it was seen.
 #[derive(Serialize)]
-struct FlowRow {
+pub(crate) struct FlowRow {
     #[serde(flatten)]
     event: FlowEvent,
     /// The VM's port.
@@ -30,69 +29,53 @@ struct FlowRow {
 
 /// Prints flows until it is ended, or until so many were printed.
 pub(super) fn run(output: Output, args: &FlowsArgs) -> Result<Outcome> {
-    let socket = listen()?;
+    let listener = Listener::of(LOG_GROUP, false)?;
     let mut left = args.count.unwrap_or(u64::MAX);
-    let store = Store::open(&args.state.state)?;
     while left > 0 {
-        let (datagram, _) = match socket.recv_from_full() {
-            Ok(received) => received,
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                eprintln!("lynceus: more flows than could be read: some are lost");
-                continue;
-            }
-            Err(error) => return Err(error).context("the flow log"),
+        let Some(flows) = listener.next()? else {
+            eprintln!("lynceus: more flows than could be read: some are lost");
+            continue;
         };
-        let flows = flows::parse(&datagram).into_iter().filter_map(|told| match told {
-            Told::Flow(event) => Some(*event),
-            Told::Answer(_) => None,
-        });
-        for event in flows.take(usize::try_from(left).unwrap_or(usize::MAX)) {
+        let mut ports = Ports::new(&args.state.state);
+        for event in flows.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
             left -= 1;
-            tell(output, row(event, &store))?;
+            tell(output, ports.row(event))?;
         }
     }
     Ok(Outcome::Clean)
 }
 
-/// A socket to which the kernel sends what the rules tell of.
-fn listen() -> Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER).context("netlink")?;
-    socket.bind(&SocketAddr::new(0, 0)).context("netlink")?;
-    socket.set_rx_buf_sz(BUFFER_BYTES).context("netlink")?;
-    let group = u16::try_from(LOG_GROUP).context("the group's number")?;
-    for request in flows::requests(group) {
-        socket.send_to(&request, &SocketAddr::new(0, 0), 0).context("netlink")?;
-        let (answer, _) = socket.recv_from_full().context("netlink")?;
-        match flows::parse(&answer).first() {
-            Some(Told::Answer(0)) => {}
-            // The kernel says EPERM also to a second listener (`nfulnl_recv_config`).
-            Some(Told::Answer(error)) if [libc::EBUSY, libc::EPERM].contains(&-error) => {
-                bail!("another program reads the flow log already, or this one may not (CAP_NET_ADMIN)")
-            }
-            Some(Told::Answer(error)) => bail!("the flow log: {}", std::io::Error::from_raw_os_error(-error)),
-            other => bail!("the flow log: the kernel answered {other:?}"),
+/// The host's interfaces by number, looked up once for the packets that come together.
+pub(crate) struct Ports<'a> {
+    folder: &'a Path,
+    names: BTreeMap<u32, String>,
+}
+
+impl<'a> Ports<'a> {
+    pub(crate) fn new(folder: &'a Path) -> Ports<'a> {
+        let devices = ports::devices(Path::new("/sys/class/net")).unwrap_or_default();
+        Ports { folder, names: devices.into_iter().map(|device| (device.index, device.name)).collect() }
+    }
+
+    /// An event with its port's name, and the VM behind it where the rule could not tell.
+    pub(crate) fn row(&mut self, mut event: FlowEvent) -> FlowRow {
+        let (came, goes) = event.interfaces;
+        let name = |index: Option<u32>| index.and_then(|index| self.names.get(&index)).cloned();
+        let near =
+            if event.direction == "in" { name(goes).or(name(came)) } else { name(came).or(name(goes)) };
+        let port = near.unwrap_or_default();
+        if event.vm.is_empty()
+            && let Ok(Some(state)) = state::peek(self.folder)
+            && let Some(binding) = state.ports.get(&port)
+        {
+            event.vm.clone_from(&binding.vm);
         }
+        FlowRow { event, port }
     }
-    Ok(socket)
 }
 
-/// An event with its port's name, and the VM behind it where the rule could not tell.
-fn row(mut event: FlowEvent, store: &Store) -> FlowRow {
-    let devices = ports::devices(Path::new("/sys/class/net")).unwrap_or_default();
-    let names: BTreeMap<u32, String> =
-        devices.into_iter().map(|device| (device.index, device.name)).collect();
-    let bound = store.enforced().ok().flatten().map(|state| state.ports).unwrap_or_default();
-    let (came, goes) = event.interfaces;
-    let name = |index: Option<u32>| index.and_then(|index| names.get(&index)).cloned();
-    let near = if event.direction == "in" { name(goes).or(name(came)) } else { name(came).or(name(goes)) };
-    let port = near.unwrap_or_default();
-    if event.vm.is_empty() {
-        event.vm = bound.get(&port).map(|binding| binding.vm.clone()).unwrap_or_default();
-    }
-    FlowRow { event, port }
-}
-
-fn tell(output: Output, row: FlowRow) -> Result<()> {
+/// One line for it.
+pub(crate) fn tell(output: Output, row: FlowRow) -> Result<()> {
     if output.is_json() {
         return output.json_line(&row);
     }
@@ -101,7 +84,7 @@ fn tell(output: Output, row: FlowRow) -> Result<()> {
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(event.time_ms));
     let time = at.map_or_else(String::new, |at| humantime::format_rfc3339_millis(at).to_string());
     println!(
-        "{time:<24}  {:<10}  {:<16}  {:<3}  {} → {}  {}  {}  {}",
+        "{time:<24}  {:<10}  {:<16}  {:<3}  {} → {}  {}  {}  {}{}",
         escape(&event.verdict),
         escape(&event.vm),
         escape(&event.direction),
@@ -109,7 +92,28 @@ fn tell(output: Output, row: FlowRow) -> Result<()> {
         text(event.destination),
         event.service.as_deref().unwrap_or("-"),
         escape(port),
-        escape(&event.rule)
+        escape(&event.rule),
+        behind(event)
     );
     Ok(())
+}
+
+/// The processes behind it, where it was asked.
+fn behind(event: &FlowEvent) -> String {
+    let Some(who) = event.who else { return String::new() };
+    if event.processes.is_empty() {
+        return format!("  process {who}");
+    }
+    let one = |process: &Process| {
+        let what = process.exe.as_deref().unwrap_or(&process.comm);
+        let container = process.container.iter().map(|id| format!(" in {}", escape(id)));
+        format!(
+            "  {} (pid {}, uid {}){}",
+            escape(what),
+            process.pid,
+            process.uid,
+            container.collect::<String>()
+        )
+    };
+    event.processes.iter().map(one).collect()
 }

@@ -8,14 +8,20 @@ use std::time::{Duration, Instant};
 
 const OUTSIDE: &str = MEMBERS[3].3[0];
 
-struct Enforcer {
+pub(crate) struct Enforcer {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Enforcer {
-    fn start(world: &World) -> Result<Enforcer> {
-        let mut child = world.command(&["firewall", "run"]).stdout(Stdio::piped()).spawn()?;
+    pub(crate) fn start(world: &World) -> Result<Enforcer> {
+        Enforcer::start_with(world, &[])
+    }
+
+    /// With options of `lynceus` itself.
+    pub(crate) fn start_with(world: &World, options: &[&str]) -> Result<Enforcer> {
+        let args = [options, &["firewall", "run"]].concat();
+        let mut child = world.command(&args).stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(child.stdout.take().context("no output")?);
         let mut enforcer = Enforcer { child, output };
         enforcer.until("running")?;
@@ -23,7 +29,7 @@ impl Enforcer {
     }
 
     /// Reads until it tells of something.
-    fn until(&mut self, event: &str) -> Result<String> {
+    pub(crate) fn until(&mut self, event: &str) -> Result<String> {
         loop {
             let mut line = String::new();
             ensure!(self.output.read_line(&mut line)? > 0, "the enforcer ended before it told of {event:?}");

@@ -6,6 +6,7 @@
 mod enforcer;
 mod flows;
 mod pains;
+mod processes;
 #[path = "../../firewall/tests/random/mod.rs"]
 mod random;
 mod shipped;

@@ -173,9 +173,10 @@ fn packets_meet_the_last_good_rules_whatever_goes_wrong() -> Result<()> {
     let failing = format!("{OPEN}[[test]]\nfrom='a'\nto='b'\nservice='tcp/1'\nexpect='deny'");
     world.write(&failing)?;
     ensure!(world.expect(&["policy", "apply"], 2)?.contains("1 of 1 tests failed"));
-    world
-        .write(&format!("{OPEN}[[policy.open.rule]]\ndirection='out'\naction='allow'\nprocess={{uid=0}}"))?;
-    ensure!(world.expect(&["policy", "apply"], 2)?.contains("not enforced by this version"));
+    world.write(&format!(
+        "{OPEN}[[policy.open.rule]]\ndirection='out'\naction='allow'\nprocess={{uid=0}}\nrate='1/second'"
+    ))?;
+    ensure!(world.expect(&["policy", "apply"], 2)?.contains("cannot have a rate"));
     is_as_before("bad policies")?;
 
     world.write(OPEN)?;

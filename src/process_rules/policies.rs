@@ -1,0 +1,39 @@
+//! What is enforced now, read again when its file is another.
+
+use lynceus_firewall::state::{self, State};
+use lynceus_policy::VmPolicy;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The state that a folder holds.
+pub(super) struct Policies {
+    folder: PathBuf,
+    known: Mutex<Option<(state::Stamp, Arc<State>)>>,
+}
+
+impl Policies {
+    pub(super) fn new(folder: PathBuf) -> Policies {
+        Policies { folder, known: Mutex::new(None) }
+    }
+
+    /// What is enforced; none where nothing is, or it cannot be read, and then nobody is answered.
+    pub(super) fn now(&self) -> Option<Arc<State>> {
+        let stamp = state::stamp(&self.folder)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, state)) = known.as_ref().filter(|(old, _)| *old == stamp) {
+            return Some(state.clone());
+        }
+        let state = Arc::new(state::peek(&self.folder).ok()??);
+        *known = Some((stamp, state.clone()));
+        Some(state)
+    }
+
+    /// The VMs with rules about processes.
+    pub(super) fn with_processes(&self) -> BTreeSet<String> {
+        let Some(state) = self.now() else { return BTreeSet::new() };
+        let has = |policy: &VmPolicy| policy.rules().any(|rule| rule.process.is_some());
+        let vms = state.vms.keys().filter(|name| state.policy(name).is_some_and(|policy| has(policy)));
+        vms.cloned().collect()
+    }
+}

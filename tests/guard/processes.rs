@@ -1,0 +1,119 @@
+//! Rules about processes, with a real guest behind a tap: one program is let out and another is not, on the same port.
+
+use crate::enforcer::Enforcer;
+use crate::world::{Probe, World, results};
+use anyhow::{Context, Result, ensure};
+use lynceus_lab::guest::Card;
+use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
+use serde_json::Value;
+
+const MAC: &str = "52:54:00:00:00:08";
+const OUTSIDE: &str = "192.0.2.1";
+
+/// A guest behind `tap8`, 10.0.8.2, with two programs that differ in nothing but their path.
+struct Desk {
+    guest: Guest,
+    name: String,
+}
+
+impl Desk {
+    fn boot(world: &World, kernel: KernelVersion) -> Result<Desk> {
+        let host = world.ns("h");
+        crate::world::run(&format!(
+            "ip netns exec {host} ip tuntap add tap8 mode tap
+             ip -n {host} link set tap8 up
+             ip -n {host} addr add 10.0.8.1/24 dev tap8
+             ip -n {host} addr add fd00:8::1/64 dev tap8 nodad"
+        ))?;
+        let name = world.ns("desk");
+        let card = Card { tap: "tap8".to_owned(), namespace: host, mac: MAC.to_owned() };
+        let spec = Spec { name: name.clone(), card: Some(card), ..Spec::everyday(kernel, Paging::Four) };
+        let guest = Guest::boot(&spec)?;
+        guest.run(
+            "ip link set eth0 up && ip addr add 10.0.8.2/24 dev eth0 && ip route add 192.0.2.1 via 10.0.8.1 && \
+             ip -6 addr add fd00:8::2/64 dev eth0 && ip -6 route add 2001:db8::1 via fd00:8::1 && \
+             mkdir -p /opt/good /opt/bad && cp /bin/busybox /opt/good/ && cp /bin/busybox /opt/bad/",
+        )?;
+        Ok(Desk { guest, name })
+    }
+
+    fn inventory(&self) -> String {
+        format!(
+            "[vm.'{}']\n[[vm.'{}'.interface]]\nport='tap8'\nmac='{MAC}'\naddresses=['10.0.8.2', 'fd00:8::2']\n",
+            self.name, self.name
+        )
+    }
+
+    /// Whether a program gets an answer.
+    fn reaches(&self, program: &str, target: &str, port: u16) -> Result<bool> {
+        let said = self.guest.run(&format!(
+            "echo hello | /opt/{program}/busybox nc -w 6 {target} {port} && echo REACHED || true"
+        ))?;
+        Ok(said.contains("REACHED"))
+    }
+}
+
+/// The next flow for a service that the enforcer tells of, of a rule about a process.
+fn flow(enforcer: &mut Enforcer, service: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&enforcer.until(&format!("\"service\":\"{service}\""))?)?)
+}
+
+fn behind(flow: &Value) -> Result<(&str, &str)> {
+    let process = flow["processes"].get(0).with_context(|| format!("no process: {flow}"))?;
+    Ok((flow["verdict"].as_str().unwrap_or_default(), process["exe"].as_str().unwrap_or_default()))
+}
+
+#[test]
+fn packets_of_one_program_pass_and_of_another_do_not() -> Result<()> {
+    let world = World::new()?;
+    let desk = Desk::boot(&world, KernelVersion::V6_1)?;
+    let policy = "[policy.desk]\nvms=['desk']\ndefault={in='deny',out='deny'}\n\
+        [[policy.desk.rule]]\nname='good'\ndirection='out'\naction='allow'\nservices=['tcp/1000']\n\
+        process={exe='/opt/good/busybox',uid=0}\n\
+        [[policy.desk.rule]]\nname='no-names'\ndirection='out'\naction='reject'\nservices=['udp/53']\n\
+        process={exe='/opt/bad/busybox'}\n\
+        [[policy.desk.rule]]\nname='served'\ndirection='in'\naction='allow'\nservices=['tcp/2000-2001']\n\
+        process={exe='/opt/good/busybox'}\n\
+        [[policy.desk.rule]]\nname='any'\ndirection='out'\naction='allow'\nservices=['tcp/1001']\n";
+    let policy = policy.replace("'desk'", &format!("'{}'", desk.name));
+    world.apply(&format!("{}{policy}", desk.inventory()))?;
+    // Nobody answers: what is asked about is dropped, what is not passes.
+    ensure!(!desk.reaches("good", OUTSIDE, 1000)?, "a connection passes that nobody has answered for");
+    ensure!(desk.reaches("bad", OUTSIDE, 1001)?, "a rule about any process does not let out");
+
+    let mut enforcer = Enforcer::start_with(&world, &["--json"])?;
+    enforcer.until("looked into:")?;
+    let is_let_out = desk.reaches("good", OUTSIDE, 1000)?;
+    let told = flow(&mut enforcer, "tcp/1000")?;
+    ensure!(is_let_out, "the program that is meant is not let out: {told}");
+    ensure!(behind(&told)? == ("allow", "/opt/good/busybox"), "{told}");
+    ensure!(told["rule"] == "desk/good" && told["service"] == "tcp/1000" && told["port"] == "tap8", "{told}");
+    ensure!(!desk.reaches("bad", OUTSIDE, 1000)?, "another program is let out");
+    let told = flow(&mut enforcer, "tcp/1000")?;
+    ensure!(behind(&told)? == ("deny", "/opt/bad/busybox") && told["rule"] == "default", "{told}");
+    ensure!(told["processes"][0]["comm"] == "busybox" && told["processes"][0]["uid"] == 0, "{told}");
+    // UDP: the resolver's socket has said to whom; nobody answers there.
+    desk.guest.run("/opt/bad/busybox nslookup a.test 192.0.2.1 || true")?;
+    let told = flow(&mut enforcer, "udp/53")?;
+    ensure!(behind(&told)? == ("reject", "/opt/bad/busybox"), "{told}");
+
+    // Who listens decides about what comes in.
+    for (program, port) in [("good", 2000), ("bad", 2001)] {
+        desk.guest.run(&format!("/opt/{program}/busybox nc -ll -p {port} -e /bin/cat >/dev/null 2>&1 &"))?;
+    }
+    let into = |port| Probe { proto: "tcp", source: OUTSIDE, target: "10.0.8.2", port };
+    let results = results(world.start_probes("o", &[into(2000), into(2001)], "5")?)?;
+    ensure!(results == ["open", "timeout"], "{results:?}");
+    let told = flow(&mut enforcer, "tcp/2000")?;
+    ensure!(behind(&told)? == ("allow", "/opt/good/busybox"), "{told}");
+    let told = flow(&mut enforcer, "tcp/2001")?;
+    ensure!(behind(&told)? == ("deny", "/opt/bad/busybox"), "{told}");
+
+    // A hidden process has no name that a rule could allow.
+    desk.guest.run("/opt/good/busybox sh -c 'sleep 4; exec /opt/good/busybox nc -w 8 192.0.2.1 1000' </dev/null >/dev/null 2>&1 & echo $! > /tmp/hidden")?;
+    let pid = desk.guest.run("cat /tmp/hidden")?;
+    desk.guest.hide(&[("hide_pid", pid.trim())])?;
+    let told = flow(&mut enforcer, "tcp/1000")?;
+    ensure!(told["who"] == "unknown" && told["verdict"] == "deny", "{told}");
+    Ok(())
+}
