@@ -7,7 +7,7 @@
 
 mod alert;
 mod config;
-mod encode;
+pub mod encode;
 pub mod funnel;
 mod health;
 mod id;
@@ -21,7 +21,7 @@ mod tests;
 mod worker;
 
 pub use alert::{About, Alert, FlowProcess, FlowViolation, Health, PolicyViolation, Response};
-pub use config::{Config, ConfigError, Format, FunnelConfig, SinkConfig, SinkKind};
+pub use config::{Config, ConfigError, Format, FunnelConfig, Shape, SinkConfig, SinkKind, TlsConfig};
 pub use id::id;
 pub use limits::MAX_ALERT_BYTES;
 pub use pipeline::{Pipeline, PipelineError};

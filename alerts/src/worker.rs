@@ -6,11 +6,12 @@
 
 use crate::alert::Alert;
 use crate::config::SinkConfig;
+use crate::encode::{self, Origin};
+use crate::health;
 use crate::pipeline::Inner;
 use crate::sinks::{self, Event, Rejected, Sink, SinkError};
 use crate::spool::{Reader, Wait};
 use crate::stats::{SinkState, SinkStats};
-use crate::{encode, health};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Alerts in a batch.
 const MAX_BATCH: usize = 500;
+/// Fewer than these wait for each other where a batch is costly.
+const SMALL_BATCH: usize = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 const REJECTED_EVERY: Duration = Duration::from_secs(3600);
@@ -50,6 +53,7 @@ impl Worker {
             reader: inner.spool.reader(&config.name),
             inner: inner.clone(),
             config: config.clone(),
+            origin: Origin::here(),
             shared: shared.clone(),
             sink: None,
             failing: None,
@@ -79,6 +83,7 @@ impl Worker {
 struct Run {
     inner: Arc<Inner>,
     config: SinkConfig,
+    origin: Origin,
     shared: Arc<Shared>,
     reader: Reader,
     sink: Option<Box<dyn Sink>>,
@@ -136,11 +141,15 @@ impl Run {
         if let Err(error) = self.inner.spool.acknowledge(&self.config.name, *last) {
             lock(&self.shared.stats).last_error = Some(error.to_string());
         }
+        // With much to send there is no reason to wait.
+        if records.len() < SMALL_BATCH {
+            self.pause(self.sink.as_ref().map_or(Duration::ZERO, |sink| sink.pace()));
+        }
         true
     }
     fn deliver(&mut self, events: &[Event]) -> Result<Vec<Rejected>, SinkError> {
         if self.sink.is_none() {
-            self.sink = Some(sinks::open(&self.config)?);
+            self.sink = Some(sinks::open(&self.config, &self.origin)?);
         }
         let Some(sink) = &mut self.sink else { return Ok(Vec::new()) };
         sink.deliver(events)
@@ -152,7 +161,8 @@ impl Run {
                 Ok(alert) if alert.severity() < self.config.min_severity => {}
                 Ok(mut alert) => {
                     alert.sequence = Some(*sequence);
-                    events.push(encode::event(&alert, &self.config));
+                    let text = encode::line(&alert, self.config.format, &self.origin);
+                    events.push(Event { alert, text });
                 }
                 Err(error) => rejected.push(Rejected { sequence: *sequence, reason: error.to_string() }),
             }

@@ -54,12 +54,25 @@ pub struct SinkConfig {
     pub name: String,
     /// What kind of place.
     pub kind: SinkKind,
-    /// Where: a file's path.
+    /// Where: `udp://host:514`, `tcp://host:601` or `tls://host:6514` for syslog; the whole URL for HTTP; the path of a file, or of
+    /// journald's socket if it is not the usual one.
     #[serde(default)]
     pub address: Option<String>,
     /// How alerts are written.
     #[serde(default)]
     pub format: Format,
+    /// Certificates, where there is TLS.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// The file with the token or API key of HTTP, which only its owner may read.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// What an HTTP receiver expects.
+    #[serde(default)]
+    pub shape: Shape,
+    /// The index, for Elastic; the default is `lynceus-alerts`.
+    #[serde(default)]
+    pub index: Option<String>,
     /// Less severe alerts are not sent there.
     #[serde(default = "default_severity")]
     pub min_severity: Severity,
@@ -82,6 +95,10 @@ impl SinkConfig {
             kind,
             address: None,
             format: Format::default(),
+            tls: TlsConfig::default(),
+            token_file: None,
+            shape: Shape::default(),
+            index: None,
             min_severity: default_severity(),
             down_after_s: default_down_after(),
             rotate_bytes: default_rotate_bytes(),
@@ -94,10 +111,16 @@ impl SinkConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkKind {
+    /// A syslog server, by UDP, TCP or TLS.
+    Syslog,
+    /// An HTTP receiver.
+    Http,
     /// A file, put aside when it is large.
     File,
     /// Standard output.
     Stdout,
+    /// systemd's journal.
+    Journald,
 }
 
 /// How alerts are written.
@@ -107,6 +130,37 @@ pub enum Format {
     /// As Lynceus has them.
     #[default]
     Json,
+    /// Elastic Common Schema.
+    Ecs,
+    /// Open Cybersecurity Schema Framework.
+    Ocsf,
+    /// Common Event Format.
+    Cef,
+}
+
+/// What an HTTP receiver expects.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// A line for each alert.
+    #[default]
+    Lines,
+    /// Splunk's HTTP Event Collector.
+    Hec,
+    /// Elastic's bulk interface.
+    Elastic,
+}
+
+/// Certificates: PEM files.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Who may have signed the receiver's certificate.
+    pub ca: Option<PathBuf>,
+    /// Our certificate, with those between it and the CA.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
 }
 
 fn default_max_bytes() -> u64 {

@@ -88,7 +88,8 @@ mod tests {
     use super::*;
 
     fn event(text: &str) -> Event {
-        Event { text: text.to_owned() }
+        let alert = crate::Alert::new("a", crate::tests::finding(1), std::time::UNIX_EPOCH);
+        Event { alert, text: text.to_owned() }
     }
 
     #[test]
