@@ -23,6 +23,9 @@ pub const ALL: &[Package] = &[
     Package { name: "nftables", program: "/usr/sbin/nft" },
     Package { name: "iproute2", program: "/usr/sbin/ip" },
     Package { name: "python3-minimal", program: "/usr/bin/python3" },
+    Package { name: "rsyslog", program: "/usr/sbin/rsyslogd" },
+    Package { name: "rsyslog-gnutls", program: "/usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_gtls.so" },
+    Package { name: "liblognorm-utils", program: "/usr/bin/lognormalizer" },
     Package { name: "util-linux", program: "/usr/bin/setpriv" },
 ];
 
