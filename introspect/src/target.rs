@@ -280,6 +280,15 @@ impl Target {
         }
     }
 
+    /// The VM's UUID, as its command line or its toolstack tells.
+    pub fn uuid(&self) -> Option<&str> {
+        match self {
+            Target::Vm(vm) => vm.vm().uuid.as_deref(),
+            Target::Xen(domain) => Some(&domain.domain().uuid),
+            Target::Dump { .. } => None,
+        }
+    }
+
     /// One line for a person.
     pub fn describe(&self) -> String {
         match self {

@@ -9,8 +9,8 @@ use lynceus_introspect::{Gfn, Gpa, GpaRange, GuestMemory, ReadError, Stability};
 use std::io::{Cursor, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
-const FORMATS: [(WriteFormat, Format); 2] =
-    [(WriteFormat::Elf, Format::Elf), (WriteFormat::Lime, Format::Lime)];
+const FORMATS: [(WriteFormat, Format); 3] =
+    [(WriteFormat::Elf, Format::Elf), (WriteFormat::Lime, Format::Lime), (WriteFormat::Avml, Format::Avml)];
 
 fn fake(guest: &fixture::Guest) -> Fake {
     Fake::blocks(guest.iter().map(|(start, bytes)| (Gpa(*start), bytes.clone())).collect())
@@ -136,6 +136,36 @@ fn memory_in_more_pieces_than_the_elf_header_counts() {
     }
 }
 
+/// Volatility 3 reads at most as many bytes of a block's stream as the block has unpacked, less one.
+#[test]
+fn avml_blocks_are_longer_than_their_streams_where_they_can_be() {
+    let noise = |seed: u64| {
+        let mut state = seed;
+        std::iter::repeat_with(move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        })
+    };
+    // 17 MiB of noise, and then something that shrinks; then more than a block of nothing.
+    let mut ram: Vec<u8> = noise(7).take(17 << 20).collect();
+    ram.resize(40 << 20, 3);
+    let image = written(&Fake::flat(ram.clone()), WriteFormat::Avml);
+    let dump = open(&image);
+    let mut read = vec![0; ram.len()];
+    dump.read(Gpa(0), &mut read).unwrap();
+    assert!(read == ram && dump.ram().len() == 1);
+    let (mut at, mut blocks) = (0, 0);
+    while at < image.len() {
+        let word = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap());
+        let len = word(at + 16) - word(at + 8) + 1;
+        // Its length stands behind the stream: look for it.
+        let end = (at + 32..=image.len() - 8).find(|end| word(*end) == (end - at - 32) as u64).unwrap();
+        assert!(((end - at - 32) as u64) < len, "block {blocks}");
+        (at, blocks) = (end + 8, blocks + 1);
+    }
+    assert_eq!(blocks, 2);
+}
+
 #[test]
 fn an_elf_core_repeats_the_kernels_vmcoreinfo() {
     let text = "OSRELEASE=6.1.0\nBUILD-ID=00\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=ffffffff88000000\n";
@@ -202,7 +232,10 @@ impl Seek for Full {
 fn an_unfinished_dump_is_no_dump() {
     let guest = fixture::guest();
     for (format, _) in FORMATS {
-        for left in [4, 100_000, 1_500_000] {
+        // AVML's is shorter, and written from its start to its end.
+        let whole = written(&fake(&guest), WriteFormat::Avml).len();
+        let avml = [4, 100, whole / 2, whole - 100];
+        for left in if format == WriteFormat::Avml { avml } else { [4, 100, 100_000, 1_500_000] } {
             let mut full = Full { inner: Cursor::new(Vec::new()), left };
             let failed = write(&fake(&guest), &mut full, format, &mut |_, _| ());
             assert!(matches!(failed, Err(DumpWriteError::Io(_))), "{left}");

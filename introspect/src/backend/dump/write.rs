@@ -1,13 +1,14 @@
-//! Writes a guest's RAM as a dump that other tools read: an ELF core or LiME.
+//! Writes a guest's RAM as a dump that other tools read: an ELF core, LiME or AVML.
 //!
 //! Sources: ELF gABI (64-bit core, `PN_XNUM`); LiME `src/lime.h`. Zero pages become holes of the file, so
-//! that a dump takes no more room than the guest has content. A page that cannot be read is left out of the
+//! that a dump takes no more room than the guest has content; AVML compresses it. A page that cannot be read is left out of the
 //! dump's runs and reported, never zeros.
 //! *Trusts*: nothing about the guest, which may move meanwhile: pause it, or take a blurred picture
 //! ([`WriteReport::stability`]).
 //! *Never*: touches an existing file unless told to. Until a dump is complete it starts with a broken header
 //! that no tool takes.
 
+mod avml;
 mod sink;
 
 use self::sink::{Sink, Written};
@@ -32,6 +33,8 @@ pub enum WriteFormat {
     Elf,
     /// LiME version 1: Volatility, Rekall and most forensic tools.
     Lime,
+    /// AVML's compressed form of LiME: Volatility 3, `avml-convert`. Less to keep and to carry, no holes.
+    Avml,
 }
 
 /// What happens to a file that is there already.
@@ -57,7 +60,7 @@ pub struct Unreadable {
 pub struct WriteReport {
     /// Memory in the dump, in bytes: zeros included, unreadable pages not.
     pub memory_bytes: u64,
-    /// How much of it was zero pages, which are holes in the file.
+    /// How much of it was zero pages, which are holes in the file, or compressed to next to nothing.
     pub zero_bytes: u64,
     /// Length of the file in bytes.
     pub file_bytes: u64,

@@ -1,7 +1,8 @@
 //! The file that a dump becomes: memory and holes first, headers last.
 
 use super::super::segments::MAX_SEGMENTS;
-use super::super::{elf, lime};
+use super::super::{avml, elf, lime};
+use super::avml::Block;
 use super::{DumpWriteError, WriteFormat};
 use crate::addr::PAGE_BYTES;
 use crate::{Gpa, GpaRange};
@@ -45,13 +46,16 @@ pub(super) struct Sink<'a, W> {
     runs: Vec<Run>,
     /// Whether the last run may grow.
     open: bool,
+    /// Of an AVML dump: memory that is not written yet.
+    block: Block,
     /// What the kernel says of itself for readers of dumps, met on the way.
     vmcoreinfo: Option<Vec<u8>>,
 }
 
 impl<'a, W: Write + Seek> Sink<'a, W> {
     pub(super) fn new(out: &'a mut W, format: WriteFormat) -> Sink<'a, W> {
-        Sink { out, format, pos: 0, end: 0, zero_bytes: 0, runs: Vec::new(), open: false, vmcoreinfo: None }
+        let (block, vmcoreinfo) = (Block::default(), None);
+        Sink { out, format, pos: 0, end: 0, zero_bytes: 0, runs: Vec::new(), open: false, block, vmcoreinfo }
     }
 
     /// Half a header: an unfinished dump must pass for no dump at all.
@@ -62,6 +66,7 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
                 self.pos = ELF_DATA_AT;
             }
             WriteFormat::Lime => self.put(0, &lime::MAGIC.to_le_bytes())?,
+            WriteFormat::Avml => self.put(0, &avml::MAGIC.to_le_bytes())?,
         }
         Ok(())
     }
@@ -79,6 +84,7 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
             if self.runs.len() >= MAX_SEGMENTS {
                 return Err(DumpWriteError::TooManyPieces);
             }
+            self.write_block(false)?;
             if self.format == WriteFormat::Lime {
                 self.pos = self.pos.saturating_add(lime::HEADER_BYTES);
             }
@@ -87,6 +93,11 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
         }
         if let Some(run) = self.runs.last_mut() {
             run.range.len_bytes = run.range.len_bytes.saturating_add(bytes.len() as u64);
+        }
+        if self.format == WriteFormat::Avml {
+            self.zero_bytes = self.zero_bytes.saturating_add(zeros(bytes));
+            self.block.add(at, bytes);
+            return self.write_block(true);
         }
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -106,6 +117,14 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
         Ok(())
     }
 
+    fn write_block(&mut self, may_grow: bool) -> Result<(), DumpWriteError> {
+        self.pos = self.pos.max(self.block.flush(self.out, self.pos, may_grow)?);
+        if self.format == WriteFormat::Avml {
+            self.end = self.pos;
+        }
+        Ok(())
+    }
+
     /// What comes next does not follow what came last.
     pub(super) fn close(&mut self) {
         self.open = false;
@@ -113,6 +132,7 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
 
     /// Makes the dump valid.
     pub(super) fn finish(mut self) -> Result<Written, DumpWriteError> {
+        self.write_block(false)?;
         // A file that ends in a hole must still be as long as its headers say.
         if let Some(last) = self.pos.checked_sub(1).filter(|last| *last >= self.end) {
             self.put(last, &[0])?;
@@ -127,6 +147,7 @@ impl<'a, W: Write + Seek> Sink<'a, W> {
                     self.put(at, &lime_header(run.range))?;
                 }
             }
+            WriteFormat::Avml => self.block.finish(self.out)?,
         }
         self.out.flush()?;
         let memory_bytes = runs.iter().fold(0_u64, |sum, run| sum.saturating_add(run.range.len_bytes));
@@ -176,6 +197,13 @@ fn leading(bytes: &[u8], zero: bool) -> usize {
     let page = usize::try_from(PAGE_BYTES).unwrap_or(1);
     let is_zero = |page: &[u8]| ZERO_PAGE.get(..page.len()) == Some(page);
     bytes.chunks(page).take_while(|page| is_zero(page) == zero).map(<[u8]>::len).sum()
+}
+
+/// How many bytes of `bytes` are zero pages.
+fn zeros(bytes: &[u8]) -> u64 {
+    let page = usize::try_from(PAGE_BYTES).unwrap_or(1);
+    let is_zero = |page: &&[u8]| ZERO_PAGE.get(..page.len()) == Some(page);
+    bytes.chunks(page).filter(is_zero).map(|page| page.len() as u64).sum()
 }
 
 fn lime_header(range: GpaRange) -> Vec<u8> {
