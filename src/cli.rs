@@ -256,6 +256,9 @@ pub(crate) struct DumpArgs {
     /// Replace the file if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Write FILE.manifest.json beside it: which VM, when, which kernel, SHA-256 of the file
+    #[arg(long)]
+    pub(crate) manifest: bool,
     /// Keep the guest paused while writing, for a dump of one instant
     #[arg(long)]
     pub(crate) pause: bool,
@@ -270,6 +273,8 @@ pub(crate) enum DumpFormat {
     Elf,
     /// LiME, version 1
     Lime,
+    /// AVML, compressed: Volatility 3 reads it
+    Avml,
 }
 
 #[derive(Subcommand)]

@@ -156,6 +156,32 @@ fn what_cannot_be_looked_at_is_an_error() -> Result<()> {
     Ok(())
 }
 
+/// Evidence to keep: compressed, and with a file beside it that says what it is.
+#[test]
+fn a_compressed_dump_says_what_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let dump = folder.path().join("evidence.avml");
+    let path = dump.display().to_string();
+    let output =
+        lynceus(folder.path(), &["--json", "dump", "--format", "avml", "--manifest", image(), &path]);
+    ensure!(output.status.code() == Some(CLEAN), "{}: {}", output.status, text(&output));
+    let told: Value = serde_json::from_slice(&output.stdout)?;
+    let file = std::fs::read(&dump)?;
+    let manifest = std::fs::read(folder.path().join("evidence.avml.manifest.json"))?;
+    let manifest: Value = serde_json::from_slice(&manifest)?;
+    let digest = format!("{:x}", <sha2::Sha256 as sha2::Digest>::digest(&file));
+    ensure!(manifest["sha256"] == digest && told["sha256"] == digest, "{manifest:#} {told:#}");
+    ensure!(manifest["file_bytes"] == file.len() && manifest["file"] == "evidence.avml", "{manifest:#}");
+    ensure!(manifest["format"] == "avml" && manifest["consistent"] == true, "{manifest:#}");
+    let release = manifest["kernel"]["release"].as_str().unwrap_or_default();
+    ensure!(release.starts_with("6.12"), "{manifest:#}");
+    ensure!((file.len() as u64) < std::fs::metadata(image())?.len() / 2, "{} bytes", file.len());
+    // In it is what is in the image.
+    let from_dump = rows(folder.path(), &["ps", &path])?;
+    ensure!(from_dump == rows(folder.path(), &["ps", image()])?, "{from_dump:#?}");
+    Ok(())
+}
+
 /// A dump that lacks its end is not called whole, and a look at it ends.
 #[test]
 fn a_truncated_dump_is_incomplete_or_an_error() -> Result<()> {

@@ -3,6 +3,7 @@
 //! It gets its symbols from us (`lynceus profile build`), for without them it sees nothing.
 
 use anyhow::{Context, Result, ensure};
+use lynceus_introspect::backend::dump::write::{Existing, WriteFormat, write_file};
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::Endpoint;
 use lynceus_introspect::target::Target;
@@ -244,5 +245,20 @@ fn volatility_is_blind_above_the_hole() -> Result<()> {
     ensure!(pair.plugin("linux.pslist.PsList")?.is_empty(), "it knows of the hole now: compare");
     let (ours, zombies) = pair.processes()?;
     ensure!(ours.len() + zombies.len() == pair.frozen.truth.pids().len());
+    Ok(())
+}
+
+/// The compressed dump that we write is to it what the image is.
+#[test]
+fn volatility_reads_our_avml() -> Result<()> {
+    let pair = Pair::small(KernelVersion::V6_12)?;
+    let folder = tempfile::tempdir()?;
+    let dump = folder.path().join("guest.avml");
+    let memory = &**pair.attached.guest.memory();
+    let report = write_file(memory, &dump, WriteFormat::Avml, Existing::Keep, &mut |_, _| ())?;
+    ensure!(report.unreadable.is_empty(), "{report:?}");
+    let from_image = pair.plugin("linux.pslist.PsList")?;
+    let from_dump = pair.volatility.run("linux.pslist.PsList", &dump, pair.symbols.path())?;
+    ensure!(!from_image.is_empty() && from_image == from_dump, "{from_image:#?}\n{from_dump:#?}");
     Ok(())
 }
