@@ -13,6 +13,7 @@ pub mod dwarf;
 pub mod isf;
 pub mod kallsyms;
 pub mod kernel_file;
+pub mod module_file;
 mod profile;
 pub mod store;
 mod symbols;

@@ -35,7 +35,8 @@ fn payload(file: &[u8]) -> Result<&[u8], KernelFileError> {
     part.ok_or(KernelFileError::Payload { offset, len_bytes })
 }
 
-fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelFileError> {
+/// What was packed, by any of the methods that kernels are packed with.
+pub(crate) fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelFileError> {
     let failed = |why: &dyn std::fmt::Display| KernelFileError::Decompress(why.to_string());
     let limited = |reader: &mut dyn Read| {
         let mut out = Vec::new();

@@ -38,7 +38,7 @@ enum Place {
     Add64,
 }
 
-/// A kernel's image, from its file.
+/// A kernel's image, from its file; or a module's, as it lies beside it.
 #[derive(Clone, Debug)]
 pub struct KernelImage {
     /// Which kernel it is.
@@ -46,10 +46,12 @@ pub struct KernelImage {
     /// Its symbols.
     pub symbols: Symbols,
     sections: Vec<Section>,
-    /// From `_text` on, as linked.
-    bytes: Vec<u8>,
+    /// Bytes as linked, and where they begin: one piece from `_text` on; a module's sections lie apart.
+    pieces: Vec<(u64, Vec<u8>)>,
     /// Places by ascending address; none where the file does not list them.
     relocations: Option<Vec<(u64, Place)>>,
+    /// Places of a module that hold the address of what has no size.
+    unknown: Vec<PatchSite>,
     patch_sites: OnceLock<Vec<PatchSite>>,
 }
 
@@ -61,6 +63,21 @@ impl KernelImage {
         } else {
             load(&mut Cursor::new(boot_image::unpack(&mut file)?))
         }
+    }
+
+    /// A module's code, linked for where it runs: nothing of it slides any more. What is at places that are `unknown` may be
+    /// anything.
+    pub(crate) fn of_module(
+        symbols: Symbols,
+        mut parts: Vec<(Section, Vec<u8>)>,
+        unknown: Vec<PatchSite>,
+    ) -> KernelImage {
+        parts.sort_by_key(|(section, _)| section.start);
+        let (sections, bytes): (Vec<Section>, Vec<Vec<u8>>) = parts.into_iter().unzip();
+        let pieces = sections.iter().map(|section| section.start).zip(bytes).collect();
+        let (identity, relocations) = (Identity::default(), Some(Vec::new()));
+        let patch_sites = OnceLock::new();
+        KernelImage { identity, symbols, sections, pieces, relocations, unknown, patch_sites }
     }
 
     /// The section of that name.
@@ -75,8 +92,10 @@ impl KernelImage {
 
     /// The bytes from link-time address `start` to `end` as linked; none where the image does not reach.
     pub fn bytes(&self, start: u64, end: u64) -> Option<&[u8]> {
-        let at = |address: u64| usize::try_from(address.checked_sub(LINK_TEXT)?).ok();
-        self.bytes.get(at(start)?..at(end)?)
+        let above = self.pieces.partition_point(|(from, _)| *from <= start);
+        let (from, bytes) = self.pieces.get(above.checked_sub(1)?)?;
+        let at = |address: u64| usize::try_from(address.checked_sub(*from)?).ok();
+        bytes.get(at(start)?..at(end)?)
     }
 
     /// A little-endian number as linked.
@@ -94,7 +113,7 @@ impl KernelImage {
 
     /// The places of its text that the kernel itself rewrites, by ascending address.
     pub fn patch_sites(&self) -> &[PatchSite] {
-        self.patch_sites.get_or_init(|| patches::sites(self))
+        self.patch_sites.get_or_init(|| patches::sites(self, &self.unknown))
     }
 
     /// Whether what the image is at a slide other than zero can be told.
@@ -143,7 +162,9 @@ fn load<F: Read + Seek>(file: &mut F) -> Result<KernelImage, KernelFileError> {
     let identity = identity.ok_or(KernelFileError::Missing("linux_banner"))?;
     let (sections, end) = elf::sections(file)?;
     let relocations = relocations(file, end)?;
-    Ok(KernelImage { identity, symbols, sections, bytes, relocations, patch_sites: OnceLock::new() })
+    let pieces = vec![(LINK_TEXT, bytes)];
+    let (unknown, patch_sites) = (Vec::new(), OnceLock::new());
+    Ok(KernelImage { identity, symbols, sections, pieces, relocations, unknown, patch_sites })
 }
 
 /// What lies behind the ELF file, which ends at `end`.

@@ -19,6 +19,7 @@ use crate::kallsyms::{self, LINK_TEXT};
 use crate::{BuildId, Identity, Profile, Symbols, Types, btf, dwarf};
 use std::io::{Cursor, Read, Seek};
 
+pub(crate) use boot_image::decompress;
 pub use boot_image::unpack;
 pub use image::{KernelImage, Section};
 pub use patches::{Patch, PatchSite};

@@ -63,9 +63,9 @@ pub struct PatchSite {
     pub patch: Patch,
 }
 
-/// All sites of an image, by ascending address.
-pub(super) fn sites(image: &KernelImage) -> Vec<PatchSite> {
-    let mut sites = Vec::new();
+/// All sites of an image and those that are given, by ascending address.
+pub(super) fn sites(image: &KernelImage, given: &[PatchSite]) -> Vec<PatchSite> {
+    let mut sites = given.to_vec();
     let mut add = |at: u64, len: u64, patch| sites.push(PatchSite { at, end: at.saturating_add(len), patch });
     for (at, target) in jump_entries(image) {
         add(at, CALL_BYTES, Patch::StaticKey(target));
@@ -165,10 +165,11 @@ fn alternatives(image: &KernelImage, add: &mut impl FnMut(u64, u64, Patch)) {
         let is_text = text >= texts.start && text.checked_add(text_len)? <= texts.end && text_len <= len;
         is_text.then_some((place, len, text, text_len))
     };
+    // A module's table may have a single entry, which fits into any other size as none.
+    let len = table.end.saturating_sub(table.start);
     let fits = |size: &&usize| {
-        (table.start..table.end.saturating_sub((**size as u64).saturating_sub(1)))
-            .step_by(**size)
-            .all(|at| entry(at, **size).is_some())
+        len.is_multiple_of(**size as u64)
+            && (table.start..table.end).step_by(**size).all(|at| entry(at, **size).is_some())
     };
     let Some(size) = ALTERNATIVE_BYTES.iter().find(fits) else { return };
     for at in (table.start..table.end).step_by(*size) {
