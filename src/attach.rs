@@ -13,6 +13,7 @@ use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::target::{OpenOptions, Target, Unread};
 use lynceus_profiles::kernel_file::KernelImage;
+use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::Finding;
 use std::fs::File;
@@ -134,6 +135,30 @@ impl Guest {
             }
             None => Ok(None),
         }
+    }
+
+    /// Finds the files of the kernel's modules: in the folder given, or the host's own, which is used where it has modules of that
+    /// release. Tells which it is; a folder that was given and has none is a failure.
+    pub(crate) fn find_modules(&mut self, given: Option<&Path>) -> Result<Option<String>> {
+        const HOSTS: &str = "/lib/modules";
+        let release = self.linux().kernel().profile.identity.release.clone();
+        let folder = match given {
+            Some(folder) => folder.to_owned(),
+            // A guest's release may be any text.
+            None if release.contains(['/', '\0']) || release.starts_with('.') => return Ok(None),
+            None => Path::new(HOSTS).join(&release),
+        };
+        if given.is_none() && !folder.is_dir() {
+            return Ok(None);
+        }
+        let files = ModuleFolder::open(&folder, &release).with_context(|| folder.display().to_string())?;
+        if files.is_empty() {
+            let none = || anyhow::anyhow!("{}: no modules in it", folder.display());
+            return given.map_or(Ok(None), |_| Err(none()));
+        }
+        let from = files.path().display().to_string();
+        self.attached.guest.set_module_files(Arc::new(files));
+        Ok(Some(from))
     }
 
     fn set_image(&mut self, file: &File) -> Result<()> {

@@ -132,6 +132,11 @@ pub(crate) struct CheckArgs {
     /// Not needed where one was imported (`lynceus profile import`), or where whoever started the VM named it.
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// Compare the code of kernel modules with the files in this folder: /lib/modules/RELEASE of the guest's kernel
+    ///
+    /// Without it the host's own folder is used, where the host has modules of that very build.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) modules: Option<PathBuf>,
     /// Compare the guests that run the same kernel with each other as well, and name those that differ from most
     #[arg(long)]
     pub(crate) cohort: bool,
@@ -152,6 +157,9 @@ pub(crate) struct CheckArgs {
 pub(crate) struct ReplayArgs {
     /// Evidence that `lynceus check --evidence` kept
     pub(crate) file: PathBuf,
+    /// The folder with the kernel's modules, for a finding in the code of one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) modules: Option<PathBuf>,
     /// The kernel's vmlinuz, where its profile is not kept here
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use lynceus_profiles::Profile;
-use lynceus_scanners::evidence::Evidence;
+use lynceus_scanners::evidence::{Compared, Evidence};
 use std::sync::Arc;
 
 fuzz_target!(|data: &[u8]| {
@@ -21,6 +21,6 @@ fuzz_target!(|data: &[u8]| {
         let mut again = Vec::new();
         evidence.write(&mut again).expect("a vector takes all");
         assert_eq!(Evidence::read(&again[..]).expect("what was written"), evidence);
-        let _ = evidence.replay(Arc::new(Profile::default()), None);
+        let _ = evidence.replay(Arc::new(Profile::default()), &Compared::default());
     }
 });

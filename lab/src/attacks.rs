@@ -82,6 +82,8 @@ pub const ATTACKS: &[Attack] = &[
     ),
     module("jump at the start of a function", "kernel_text", &[], "code", &[At("__x64_sys_kexec_load", 0)]),
     module("byte inside of a function", "kernel_text", &[], "byte", &[At("__x64_sys_kexec_load", 40)]),
+    module("jump at the start of a module's function", "module_text", &[], "code", &[At("br_add_if", 0)]),
+    module("byte inside of a module's function", "module_text", &[], "byte", &[At("br_add_if", 40)]),
     module("byte of a constant", "kernel_constants", &[], "byte", &[At("linux_proc_banner", 3)]),
     module("probe", "kprobe_handler", &[], "kprobe", &[At("__x64_sys_kexec_load", 0)]),
     module("traced function", "ftrace_handler", &[], "ftrace", &[At("__x64_sys_kexec_load", 0)]),
@@ -189,7 +191,7 @@ fn parameter(ask: &Ask<'_>, given: Given) -> Result<String> {
 /// Where the guest's kernel has the first of these symbols that it has.
 fn address_of(ask: &Ask<'_>, symbols: &[&str]) -> Result<u64> {
     for symbol in symbols {
-        let line = String::from_utf8(ask(&format!("RUN grep ' {symbol}$' /proc/kallsyms || true"))?)?;
+        let line = String::from_utf8(ask(&format!("RUN grep -E ' {symbol}($|\t)' /proc/kallsyms || true"))?)?;
         if let Some(address) = line.split_whitespace().next() {
             return u64::from_str_radix(address, 16).context("an address of /proc/kallsyms");
         }

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules to load, in this order; those that a kernel has built in are left out.
-/// `qemu_fw_cfg` tells QEMU where the kernel keeps its vmcoreinfo, which makedumpfile wants to find in a dump.
-const MODULES: &[&str] = &["llc", "stp", "bridge", "dummy", "veth", "qemu_fw_cfg"];
+/// `x_tables` has a table of alternatives with a single entry; `qemu_fw_cfg` tells QEMU where the kernel keeps its vmcoreinfo,
+/// which makedumpfile wants to find in a dump.
+const MODULES: &[&str] = &["llc", "stp", "bridge", "dummy", "veth", "x_tables", "qemu_fw_cfg"];
 /// The same for a guest with a network card of virtio's.
 const CARD_MODULES: &[&str] = &[
     "virtio",

@@ -18,7 +18,7 @@ pub mod signatures;
 pub use crossview::{hidden_modules, hidden_tasks};
 pub use finding::{Finding, Severity, Subject};
 pub use integrity::{
-    bpf_helpers, helper_programs, interrupt_handlers, kernel_constants, kernel_text, notifiers,
+    bpf_helpers, helper_programs, interrupt_handlers, kernel_constants, kernel_text, module_text, notifiers,
     operation_tables, packet_hooks, probe_handlers, shared_credentials, syscall_handlers, terminal_inputs,
     trace_handlers,
 };
@@ -76,6 +76,7 @@ pub const DETECTORS: &[Detector] = &[
     crossview::tasks::DETECTOR,
     crossview::modules::DETECTOR,
     integrity::text::DETECTOR,
+    integrity::text::modules::DETECTOR,
     integrity::constants::DETECTOR,
     integrity::syscalls::DETECTOR,
     integrity::interrupts::DETECTOR,

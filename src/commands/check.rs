@@ -20,8 +20,9 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
     let mut guests = Vec::new();
     for target in &args.targets {
         let mut guest = Prepared::open(target, &args.look)?.with_image(args.kernel.as_deref())?.attach()?;
-        let image = guest.find_image()?;
-        guests.push((guest, image));
+        let compared =
+            Compared { kernel: guest.find_image()?, modules: guest.find_modules(args.modules.as_deref())? };
+        guests.push((guest, compared));
     }
     let (mut outcome, mut told) = (Outcome::Clean, HashSet::new());
     let chance = RandomState::new();
@@ -32,7 +33,7 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
             };
             std::thread::sleep(some_time(every, chance.hash_one(turn)));
         }
-        for (guest, image) in &guests {
+        for (guest, compared) in &guests {
             let started = Instant::now();
             let mut found = look(guest);
             let took = started.elapsed();
@@ -41,8 +42,7 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
                 found.items.iter().try_for_each(|finding| keep(guest, finding, folder))?;
             }
             if turn == 0 || !found.items.is_empty() || !found.is_complete() {
-                outcome =
-                    outcome.and(alerts::tell(output, &guest.name, found, &closing(image.as_deref(), took))?);
+                outcome = outcome.and(alerts::tell(output, &guest.name, found, &closing(compared, took))?);
             }
         }
         if args.cohort {
@@ -68,16 +68,27 @@ pub(super) fn look(guest: &Guest) -> Partial<Finding> {
     all
 }
 
-fn closing(image: Option<&str>, took: Duration) -> String {
+/// What a guest is compared with: the kernel's file, and the folder of its modules.
+struct Compared {
+    kernel: Option<String>,
+    modules: Option<String>,
+}
+
+fn closing(compared: &Compared, took: Duration) -> String {
     let names: Vec<&str> = DETECTORS.iter().map(|detector| detector.name).collect();
-    let compared = match image {
+    let kernel = match &compared.kernel {
         Some(from) => format!("kernel code and constants compared with {from}"),
         None => {
             "kernel code and constants compared with nothing: import the kernel's vmlinuz, or give it with --kernel"
                 .to_owned()
         }
     };
-    format!("{} detectors ran in {} ms: {}\n{compared}", names.len(), took.as_millis(), names.join(", "))
+    let modules = match &compared.modules {
+        Some(from) => format!("code of modules compared with {from}"),
+        None => "code of modules compared with nothing: give their folder with --modules".to_owned(),
+    };
+    let (count, took, names) = (names.len(), took.as_millis(), names.join(", "));
+    format!("{count} detectors ran in {took} ms: {names}\n{kernel}\n{modules}")
 }
 
 /// Between nothing and twice `mean`, as chance has it: a guest that knows when it is looked at can hide until then.

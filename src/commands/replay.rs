@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use lynceus_introspect::Partial;
 use lynceus_profiles::Profile;
 use lynceus_profiles::kernel_file::{self, Elsewhere, KernelImage};
-use lynceus_scanners::evidence::{Evidence, Replayed};
+use lynceus_profiles::module_file::ModuleFolder;
+use lynceus_scanners::evidence::{Compared, Evidence, Replayed};
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,11 +23,12 @@ pub(super) fn run(output: Output, args: &ReplayArgs) -> Result<Outcome> {
         None => kept(args, &evidence)?,
     };
     let about = &evidence.about;
+    let compared = Compared { image, modules: modules(args, &profile, &evidence)? };
     let closing = format!(
         "replayed from {} pages of {}, seen by lynceus {} with {}",
         about.pages, about.vm, about.written_by, about.detector
     );
-    match evidence.replay(profile, image).with_context(named)? {
+    match evidence.replay(profile, &compared).with_context(named)? {
         Replayed::Same(finding) => {
             alerts::tell(output, &about.vm, Partial { items: vec![*finding], ..Partial::default() }, &closing)
         }
@@ -35,6 +37,19 @@ pub(super) fn run(output: Output, args: &ReplayArgs) -> Result<Outcome> {
             Ok(Outcome::Incomplete)
         }
     }
+}
+
+/// The files of the kernel's modules, where they were compared with.
+fn modules(args: &ReplayArgs, profile: &Profile, evidence: &Evidence) -> Result<Option<Arc<ModuleFolder>>> {
+    if !evidence.about.modules {
+        return Ok(None);
+    }
+    let release = &profile.identity.release;
+    let needed =
+        || format!("it was compared with the kernel's modules; give their folder with --modules: {release}");
+    let folder = args.modules.as_ref().with_context(needed)?;
+    let files = ModuleFolder::open(folder, release).with_context(|| folder.display().to_string())?;
+    Ok(Some(Arc::new(files)))
 }
 
 type Needed = (Arc<Profile>, Option<Arc<KernelImage>>);

@@ -9,6 +9,7 @@ mod hiding;
 mod hostile;
 mod integrity;
 mod lists;
+mod module_text;
 mod page_tables;
 mod planted;
 mod pointers;

@@ -12,6 +12,7 @@ use super::hunt::HuntLayout;
 use super::log::LogLayout;
 use super::maps::MapsLayout;
 use super::mm::MmLayout;
+use super::module_sections::ModuleSectionsLayout;
 use super::module_symbols::ModuleSymbolsLayout;
 use super::modules::ModulesLayout;
 use super::mounts::MountsLayout;
@@ -29,6 +30,7 @@ use crate::observe::{self, Observed};
 use crate::paging::Root;
 use crate::{GapReason, Gpa, Gva, Partial, Pause, SharedMemory};
 use lynceus_profiles::kernel_file::KernelImage;
+use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_profiles::{Profile, ProfileError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +73,8 @@ pub struct Layouts {
     pub maps: Resolved<MapsLayout>,
     /// Kernel modules.
     pub modules: Resolved<ModulesLayout>,
+    /// Sections of modules.
+    pub module_sections: Resolved<ModuleSectionsLayout>,
     /// Symbols of modules.
     pub module_symbols: Resolved<ModuleSymbolsLayout>,
     /// Paths of files.
@@ -123,6 +127,7 @@ impl Layouts {
             mm: MmLayout::resolve(profile),
             maps: MapsLayout::resolve(profile),
             modules: ModulesLayout::resolve(profile),
+            module_sections: ModuleSectionsLayout::resolve(profile),
             module_symbols: ModuleSymbolsLayout::resolve(profile),
             path: PathLayout::resolve(profile),
             dcache: DcacheLayout::resolve(profile),
@@ -159,6 +164,7 @@ impl Layouts {
             ("process memory", self.mm.as_ref().err()),
             ("maps", self.maps.as_ref().err()),
             ("modules", self.modules.as_ref().err()),
+            ("module sections", self.module_sections.as_ref().err()),
             ("module symbols", self.module_symbols.as_ref().err()),
             ("paths", self.path.as_ref().err()),
             ("directory cache", self.dcache.as_ref().err()),
@@ -225,13 +231,14 @@ pub struct LinuxGuest {
     memory: SharedMemory,
     kernel: Kernel,
     image: Option<Arc<KernelImage>>,
+    module_files: Option<Arc<ModuleFolder>>,
     pause: Option<Arc<dyn Pause + Send + Sync>>,
 }
 
 impl LinuxGuest {
     /// Joins memory and the kernel found in it.
     pub fn new(memory: SharedMemory, kernel: Kernel) -> Self {
-        LinuxGuest { memory, kernel, image: None, pause: None }
+        LinuxGuest { memory, kernel, image: None, module_files: None, pause: None }
     }
     /// What was found at attach.
     pub fn kernel(&self) -> &Kernel {
@@ -244,6 +251,14 @@ impl LinuxGuest {
     /// The file of its kernel, where one is known that is trusted.
     pub fn image(&self) -> Option<&Arc<KernelImage>> {
         self.image.as_ref()
+    }
+    /// The files of its modules, where some are known that are trusted.
+    pub fn module_files(&self) -> Option<&Arc<ModuleFolder>> {
+        self.module_files.as_ref()
+    }
+    /// Compares modules with these files from now on.
+    pub fn set_module_files(&mut self, files: Arc<ModuleFolder>) {
+        self.module_files = Some(files);
     }
     /// Compares with this file of its kernel from now on. A file of another build is refused.
     pub fn set_image(&mut self, image: Arc<KernelImage>) -> Result<(), OtherKernel> {

@@ -7,6 +7,7 @@ use lynceus_introspect::target::{OpenOptions, Unread};
 use lynceus_lab::attacks::{ATTACKS, Attack};
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use lynceus_profiles::kernel_file::KernelImage;
+use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_scanners::{DETECTORS, Finding};
 use std::fs::File;
 use std::io::BufReader;
@@ -50,11 +51,15 @@ pub struct Control {
 }
 
 /// Attaches to a running guest of the lab, with its kernel's own file: as an admin's look does, who need not know that there is one.
-fn attach(guest: &Guest) -> Result<Attached> {
+fn attach(guest: &Guest, kernel: KernelVersion) -> Result<Attached> {
     let target = Unread::open(&format!("pid:{}", guest.pid()), OpenOptions::default())?;
     let image = File::open(target.kernel_file().context("QEMU was told of a kernel")?)?;
     let mut attached = find::attach_target(&target.read()?, None)?;
     attached.guest.set_image(Arc::new(KernelImage::load(BufReader::new(image))?))?;
+    let kernel = lynceus_lab::kernels::fetch(kernel)?;
+    let files = ModuleFolder::open(&kernel.modules, &kernel.release)?;
+    ensure!(!files.is_empty(), "no files of modules");
+    attached.guest.set_module_files(Arc::new(files));
     Ok(attached)
 }
 
@@ -78,7 +83,7 @@ fn findings(attached: &Attached) -> Result<Vec<Finding>> {
 /// A guest that does not boot, or one in which something is found before any attack.
 pub fn under_attack(kernel: KernelVersion, paging: Paging) -> Result<Vec<Outcome>> {
     let guest = Guest::boot(&Spec { vcpus: 2, ..Spec::everyday(kernel, paging) })?;
-    let attached = attach(&guest)?;
+    let attached = attach(&guest, kernel)?;
     let quiet = |when: &str| -> Result<()> {
         let found = findings(&attached).with_context(|| when.to_owned())?;
         ensure!(found.is_empty(), "{when}: {found:#?}");
@@ -111,7 +116,7 @@ pub fn control(kernel: KernelVersion, lasts: Duration, between: Duration) -> Res
     let spec = Spec { name, vcpus: 2, memory_mib: 512, ..Spec::everyday(kernel, Paging::Four) };
     let guest = Guest::boot(&spec)?;
     guest.busy()?;
-    let attached = attach(&guest)?;
+    let attached = attach(&guest, kernel)?;
     let (mut control, started) = (Control::default(), Instant::now());
     while started.elapsed() < lasts {
         let look = Instant::now();

@@ -179,6 +179,7 @@ mod tests {
             banner: "Linux version 6".to_owned(),
             build_id: None,
             compared: true,
+            modules: false,
             slide: 1 << 21,
             text: 0,
             root: 4096,

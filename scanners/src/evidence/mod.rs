@@ -18,6 +18,7 @@ use lynceus_introspect::observe::Options;
 use lynceus_introspect::paging::{Mode, Root};
 use lynceus_introspect::{Gpa, SharedMemory};
 use lynceus_profiles::kernel_file::KernelImage;
+use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_profiles::{Identity, Profile};
 use memory::{Pages, Remembering};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,9 @@ pub struct About {
     pub build_id: Option<String>,
     /// Whether the kernel's own file was compared with, and is needed again.
     pub compared: bool,
+    /// Whether the files of its modules were compared with, and are needed again.
+    #[serde(default)]
+    pub modules: bool,
     /// What KASLR added to the kernel's addresses.
     pub slide: u64,
     /// Guest-physical address of its text.
@@ -64,6 +68,15 @@ pub struct About {
     pub frames: Vec<(u64, u64)>,
 }
 
+/// What a guest is compared with: files that are trusted.
+#[derive(Clone, Default)]
+pub struct Compared {
+    /// Its kernel's.
+    pub image: Option<Arc<KernelImage>>,
+    /// Those of its modules.
+    pub modules: Option<Arc<ModuleFolder>>,
+}
+
 /// A finding with what shows it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Evidence {
@@ -76,11 +89,12 @@ pub struct Evidence {
 pub fn collect(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding) -> Option<Evidence> {
     let detector = DETECTORS.iter().find(|detector| detector.name == finding.detector)?;
     let memory = Arc::new(Remembering::new(guest.memory().clone()));
-    let again = look(detector, memory.clone(), guest.kernel(), guest.image());
+    let compared = Compared { image: guest.image().cloned(), modules: guest.module_files().cloned() };
+    let again = look(detector, memory.clone(), guest.kernel(), &compared);
     let finding = again.iter().find(|found| found.subject == finding.subject)?;
     let mut pages = memory.pages();
     let shows = |pages: &Pages| {
-        let found = look(detector, Arc::new(pages.clone()), guest.kernel(), guest.image());
+        let found = look(detector, Arc::new(pages.clone()), guest.kernel(), &compared);
         found.contains(finding)
     };
     if !shows(&pages) {
@@ -99,6 +113,7 @@ pub fn collect(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding) ->
         banner: identity.banner.clone(),
         build_id: identity.build_id.map(|id| id.to_string()),
         compared: guest.image().is_some(),
+        modules: guest.module_files().is_some() && detector.name == "module_text",
         slide: kernel.slide,
         text: kernel.text.0,
         root: kernel.root.table.0,
@@ -128,12 +143,8 @@ impl Evidence {
         }
     }
 
-    /// Looks for the finding again, with a profile of that kernel, and its file where one was compared with.
-    pub fn replay(
-        &self,
-        profile: Arc<Profile>,
-        image: Option<Arc<KernelImage>>,
-    ) -> Result<Replayed, EvidenceError> {
+    /// Looks for the finding again, with a profile of that kernel, and the files that it was compared with.
+    pub fn replay(&self, profile: Arc<Profile>, compared: &Compared) -> Result<Replayed, EvidenceError> {
         let named = |detector: &&Detector| detector.name == self.about.detector;
         let detector = DETECTORS.iter().find(named);
         let detector = detector.ok_or_else(|| EvidenceError::Detector(self.about.detector.clone()))?;
@@ -154,7 +165,7 @@ impl Evidence {
             layouts: Layouts::resolve(&profile),
             profile,
         };
-        let mut found = look(detector, Arc::new(self.pages.clone()), &kernel, image.as_ref());
+        let mut found = look(detector, Arc::new(self.pages.clone()), &kernel, compared);
         let is_it =
             |found: &Finding| serde_json::to_value(found).is_ok_and(|value| value == self.about.finding);
         Ok(match found.iter().position(is_it) {
@@ -164,16 +175,14 @@ impl Evidence {
     }
 }
 
-fn look(
-    detector: &Detector,
-    memory: SharedMemory,
-    kernel: &Kernel,
-    image: Option<&Arc<KernelImage>>,
-) -> Vec<Finding> {
+fn look(detector: &Detector, memory: SharedMemory, kernel: &Kernel, compared: &Compared) -> Vec<Finding> {
     let mut guest = LinuxGuest::new(memory, kernel.clone());
-    if let Some(image) = image {
+    if let Some(image) = &compared.image {
         // It was compared with this very kernel's file; another one's shows nothing.
         let _ = guest.set_image(image.clone());
+    }
+    if let Some(modules) = &compared.modules {
+        guest.set_module_files(modules.clone());
     }
     (detector.run)(&guest, &Options::default()).items
 }

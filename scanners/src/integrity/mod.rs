@@ -27,6 +27,7 @@ pub use probes::probe_handlers;
 pub use syscalls::syscall_handlers;
 pub use terminals::terminal_inputs;
 pub use text::kernel_text;
+pub use text::modules::module_text;
 pub use traces::trace_handlers;
 
 use judge::{Allow, Hook, judged};

@@ -30,10 +30,10 @@ const NATIVE: &[&[u8]] = &[
     &[0xc6, 0x07, 0x00],             // movb $0,(%rdi)
 ];
 
-/// The kernel's text: what it should be and what it is, both from the same address on.
+/// Text of the kernel's or a module's: what it should be and what it is, both from the same address on.
 pub(super) struct Text<'a> {
     pub(super) image: &'a KernelImage,
-    /// Link-time address of the first byte.
+    /// Link-time address of the first byte; a module is linked for where it runs.
     pub(super) start: u64,
     /// What the file says, relocated.
     pub(super) expected: &'a [u8],
@@ -41,6 +41,8 @@ pub(super) struct Text<'a> {
     pub(super) found: &'a [u8],
     /// What lies from link-time to run-time addresses.
     pub(super) slide: u64,
+    /// Whether it is code that may be called from here by its address: the kernel's, and the module's own.
+    pub(super) code: &'a dyn Fn(u64) -> bool,
     /// What is in a variable of the kernel's, by its link-time address.
     pub(super) variable: &'a dyn Fn(u64) -> Option<u64>,
     /// Whether the kernel itself made the code there, while it ran.
@@ -61,11 +63,6 @@ impl Text<'_> {
 
     fn expected(&self, start: u64, end: u64) -> &[u8] {
         self.range(start, end).and_then(|range| self.expected.get(range)).unwrap_or_default()
-    }
-
-    /// Whether an address is inside of the text.
-    pub(super) fn holds(&self, at: u64) -> bool {
-        at >= self.start && at - self.start < self.expected.len() as u64
     }
 
     fn symbol_at(&self, at: u64) -> &str {
@@ -90,7 +87,7 @@ impl Text<'_> {
             Patch::Constant(variable) => self.is_constant(*variable, found),
             Patch::Hypercalls => is_hypercalls(found, site.at),
             Patch::StaticKey(target) => self.is_branch_or_nothing(site, |to| to == *target),
-            Patch::Trace => self.is_branch_or_nothing(site, |to| self.holds(to) || (self.made)(to)),
+            Patch::Trace => self.is_branch_or_nothing(site, |to| (self.code)(to) || (self.made)(to)),
             Patch::Alternative(text, len) => self.is_alternative(site, *text, *len),
             Patch::Thunk | Patch::Return | Patch::Call | Patch::StaticCall | Patch::Paravirt => {
                 self.is_call(site, expected, found)
@@ -147,7 +144,7 @@ impl Text<'_> {
                 [one] if is_direct(one) => {
                     let to = one.near_branch_target();
                     let is_module = site.patch == Patch::StaticCall && (self.module)(to);
-                    self.holds(to) || (self.made)(to) || is_module
+                    (self.code)(to) || (self.made)(to) || is_module
                 }
                 [one] if one.flow_control() == FlowControl::Return => true,
                 _ => {
@@ -192,7 +189,7 @@ impl Text<'_> {
         }
         // A call through a table of operations becomes a call of what is in it.
         if a.flow_control() == FlowControl::IndirectCall && a.is_ip_rel_memory_operand() && is_direct(b) {
-            return b.flow_control() == FlowControl::Call && self.holds(b.near_branch_target());
+            return b.flow_control() == FlowControl::Call && (self.code)(b.near_branch_target());
         }
         if is_direct(a) {
             // Thunks stand for what is not safe on every processor.

@@ -10,6 +10,7 @@
 
 mod entries;
 mod explain;
+pub(crate) mod modules;
 
 use super::judge::Owners;
 use crate::crossview::confirmed;
@@ -99,40 +100,48 @@ fn against_file(view: &View<'_>, image: &KernelImage, owners: &Owners) -> Partia
     let variable = |at| view.u64(kernel.slid(at)).ok();
     let made = |at| owners.is_trampoline(kernel.slid(at));
     let module = |at| owners.is_listed(view, kernel.slid(at));
+    let code = |at: u64| at >= start && at < end;
     let text = Text {
         image,
         start,
         expected: &expected,
         found: &found,
         slide: kernel.slide,
+        code: &code,
         variable: &variable,
         made: &made,
         module: &module,
     };
     let probes = view.probes();
     let probes = changes.absorb(probes);
+    unexplained(&text, &probes, &mut changes);
+    changes
+}
+
+/// What of a text differs from what it should be and is explained by no place of rewriting and no probe.
+fn unexplained(text: &Text<'_>, probes: &[Probe], changes: &mut Partial<Change>) {
+    let (expected, found) = (text.expected, text.found);
     let mut at = 0;
-    while let Some(next) = next_difference(&expected, &found, at) {
-        let address = start.saturating_add(next as u64);
-        let explained = explanation(&text, image.patch_sites(), address);
-        at = match explained.or_else(|| probed(view, &probes, kernel.slid(address), &found[next..])) {
-            Some(end) => usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX).max(next + 1),
+    while let Some(next) = next_difference(expected, found, at) {
+        let address = text.start.saturating_add(next as u64);
+        let run_time = Gva(address.wrapping_add(text.slide));
+        let explained = explanation(text, text.image.patch_sites(), address);
+        let explained =
+            explained.or_else(|| Some(address.saturating_add(probed(probes, run_time, &found[next..])?)));
+        at = match explained {
+            Some(end) => usize::try_from(end.saturating_sub(text.start)).unwrap_or(usize::MAX).max(next + 1),
             None => {
-                let end = end_of_change(&expected, &found, next);
-                changes.items.push(Change {
-                    at: kernel.slid(address),
-                    expected: expected[next..end].to_vec(),
-                    found: found[next..end].to_vec(),
-                });
+                let end = end_of_change(expected, found, next);
+                let (expected, found) = (expected[next..end].to_vec(), found[next..end].to_vec());
+                changes.items.push(Change { at: run_time, expected, found });
                 end
             }
         };
         if changes.items.len() >= MAX_FINDINGS {
-            changes.gap(what, kernel.slid(address), GapReason::Limit(MAX_FINDINGS as u64));
+            changes.gap("text", run_time, GapReason::Limit(MAX_FINDINGS as u64));
             break;
         }
     }
-    changes
 }
 
 /// What is at `at`; what cannot be read is a gap and counts as it should be.
@@ -187,23 +196,33 @@ fn explanation(text: &Text<'_>, sites: &[PatchSite], address: u64) -> Option<u64
     near.filter(|site| site.end > address).find(|site| text.explains(site)).map(|site| site.end)
 }
 
-/// The end of what a probe of the kernel's own put there: a trap, or a jump to its handler.
-fn probed(view: &View<'_>, probes: &[Probe], at: Gva, found: &[u8]) -> Option<u64> {
+/// How many bytes of what is at `at` a probe of the kernel's own put there: a trap, or a jump to its handler.
+fn probed(probes: &[Probe], at: Gva, found: &[u8]) -> Option<u64> {
     const TRAP: u8 = 0xcc;
     const JUMP: u8 = 0xe9;
     let probe =
         probes.iter().find(|probe| (probe.address.0..probe.address.0.saturating_add(5)).contains(&at.0))?;
-    let len = match (found.first()?, at == probe.address) {
+    Some(match (found.first()?, at == probe.address) {
         (&TRAP, true) => 1,
         // The jump may have the first bytes of what was there.
         (&JUMP, true) => 5,
         _ => probe.address.0.saturating_add(5).saturating_sub(at.0),
-    };
-    Some(view.kernel().unslid(at).saturating_add(len))
+    })
 }
 
 fn finding(view: &View<'_>, change: &Change, owners: &Owners) -> Finding {
     let place = view.kernel().place(change.at);
+    told(view, change, owners, &DETECTOR, place, "the kernel's file")
+}
+
+fn told(
+    view: &View<'_>,
+    change: &Change,
+    owners: &Owners,
+    detector: &Detector,
+    place: String,
+    file: &str,
+) -> Finding {
     let len = change.found.len();
     let hex = |bytes: &[u8]| crate::hex(bytes.get(..MAX_TOLD).unwrap_or(bytes));
     let leads = explain::destination(&change.found, change.at.0)
@@ -213,12 +232,12 @@ fn finding(view: &View<'_>, change: &Change, owners: &Owners) -> Finding {
         format!("{place} begins with {}{}", hex(&change.found), leads.unwrap_or_default())
     } else {
         format!(
-            "{len} bytes of {place} are not as in the kernel's file: {} instead of {}{}",
+            "{len} bytes of {place} are not as in {file}: {} instead of {}{}",
             hex(&change.found),
             hex(&change.expected),
             leads.unwrap_or_default()
         )
     };
     let subject = Subject::Kernel { symbol: place, address: change.at.0, value: hex(&change.found) };
-    DETECTOR.finding(Severity::Critical, told, subject)
+    detector.finding(Severity::Critical, told, subject)
 }
