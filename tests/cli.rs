@@ -356,7 +356,9 @@ fn every_detector_explains_itself() -> Result<()> {
     has(&rows, "detector, technique, about, sees, evaded_by, false_positives, next")?;
     let names: Vec<&str> = rows.iter().filter_map(|row| row["detector"].as_str()).collect();
     let alone = lynceus_scanners::DETECTORS.iter().map(|detector| detector.name);
-    let known: Vec<&str> = alone.chain([lynceus_scanners::cohort::DETECTOR.name]).collect();
+    let known: Vec<&str> = alone
+        .chain([lynceus_scanners::cohort::DETECTOR.name, lynceus_scanners::flows::DETECTOR.name])
+        .collect();
     ensure!(names == known, "{names:?}");
     let one = lynceus(folder.path(), &["explain", "hidden_task"]);
     ensure!(one.status.code() == Some(CLEAN) && text(&one).contains("T1014"), "{}", text(&one));

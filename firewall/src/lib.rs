@@ -8,6 +8,7 @@
 
 pub mod cells;
 pub mod compile;
+pub mod conntrack;
 pub mod enforce;
 pub mod evaluate;
 pub mod flows;

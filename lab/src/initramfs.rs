@@ -25,6 +25,8 @@ const CARD_MODULES: &[&str] = &[
     "net_failover",
     "virtio_net",
 ];
+/// At hand in a guest with a card, and not loaded: it sends packets of the kernel's own.
+const AT_HAND: &[&str] = &["configfs", "netconsole"];
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// A kernel's initramfs, kept under the digest of what is in it.
@@ -91,6 +93,11 @@ fn pack(kernel: &Kernel, guest: &Path, more: &[&str]) -> Result<Vec<u8>> {
         if let Some(code) = find_module(&kernel.modules, name)? {
             cpio.file(&format!("modules/{name}.ko"), 0o644, &code);
             order.push_str(&format!("{name}.ko\n"));
+        }
+    }
+    for name in AT_HAND.iter().filter(|_| !more.is_empty()) {
+        if let Some(code) = find_module(&kernel.modules, name)? {
+            cpio.file(&format!("modules/{name}.ko"), 0o644, &code);
         }
     }
     cpio.file("modules/order", 0o644, order.as_bytes());

@@ -10,6 +10,7 @@ pub mod cohort;
 mod crossview;
 pub mod evidence;
 mod finding;
+pub mod flows;
 mod integrity;
 mod processes;
 mod profiles;

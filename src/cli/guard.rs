@@ -113,6 +113,16 @@ pub(crate) struct FlowsArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct OwnersArgs {
+    /// The VM's name, in the policy and on this host
+    pub(crate) vm: String,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+    #[command(flatten)]
+    pub(crate) look: super::LookArgs,
+}
+
+#[derive(Args)]
 pub(crate) struct IsolateArgs {
     /// The VM's name in the policy
     pub(crate) vm: String,
@@ -130,6 +140,8 @@ pub(crate) enum FirewallCommand {
     ///
     /// With --json what `lynceus policy plan --flows` reads. One listener at a time; of a rule no more than fifty a second.
     Flows(FlowsArgs),
+    /// Tell which process of a VM is behind each of its connections; one that no socket in its memory has is a finding
+    Owners(OwnersArgs),
     /// Stay and enforce: ports that come and go, hours, names, other people's changes
     Run(StateArgs),
     /// Enforce again what was enforced last: after a reboot, or after somebody else changed the rules

@@ -2,7 +2,7 @@
 
 use crate::output::{Outcome, Output};
 use anyhow::{Result, bail};
-use lynceus_scanners::{DETECTORS, Detector, cohort};
+use lynceus_scanners::{DETECTORS, Detector, cohort, flows};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -19,7 +19,7 @@ struct Explanation {
 /// Explains one detector, or all.
 pub(super) fn run(output: Output, wanted: Option<&str>) -> Result<Outcome> {
     let named = |name: &str| wanted.is_none_or(|wanted| wanted == name);
-    let every = || DETECTORS.iter().chain([&cohort::DETECTOR]);
+    let every = || DETECTORS.iter().chain([&cohort::DETECTOR, &flows::DETECTOR]);
     let all: Vec<&Detector> = every().filter(|detector| named(detector.name)).collect();
     if let (Some(wanted), true) = (wanted, all.is_empty()) {
         let names: Vec<&str> = every().map(|detector| detector.name).collect();

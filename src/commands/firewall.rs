@@ -23,6 +23,7 @@ pub(super) fn run(output: Output, command: FirewallCommand) -> Result<Outcome> {
         FirewallCommand::Status(state) => status(output, &state),
         FirewallCommand::Rules(state) => rules(output, &state),
         FirewallCommand::Flows(args) => super::flows::run(output, &args),
+        FirewallCommand::Owners(args) => super::owners::run(output, &args),
         FirewallCommand::Run(state) => super::enforcer::run(output, &state),
         FirewallCommand::Restore(state) => restore(&state),
     }

@@ -17,6 +17,7 @@ mod maps;
 mod modules;
 mod mounts;
 mod net;
+mod owners;
 pub(crate) mod policy;
 mod profile;
 pub(crate) mod ps;

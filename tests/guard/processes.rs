@@ -23,7 +23,8 @@ impl Desk {
             "ip netns exec {host} ip tuntap add tap8 mode tap
              ip -n {host} link set tap8 up
              ip -n {host} addr add 10.0.8.1/24 dev tap8
-             ip -n {host} addr add fd00:8::1/64 dev tap8 nodad"
+             ip -n {host} addr add fd00:8::1/64 dev tap8 nodad
+             ip netns exec {host} sysctl -qw net.netfilter.nf_conntrack_acct=1"
         ))?;
         let name = world.ns("desk");
         let card = Card { tap: "tap8".to_owned(), namespace: host, mac: MAC.to_owned() };
@@ -58,6 +59,13 @@ fn flow(enforcer: &mut Enforcer, service: &str) -> Result<Value> {
     Ok(serde_json::from_str(&enforcer.until(&format!("\"service\":\"{service}\""))?)?)
 }
 
+/// What `firewall owners` says of the guest's flows.
+fn owners(world: &World, desk: &Desk) -> Result<(Option<i32>, String)> {
+    let output = world.lynceus(&["--json", "firewall", "owners", &desk.name])?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+}
+
 fn behind(flow: &Value) -> Result<(&str, &str)> {
     let process = flow["processes"].get(0).with_context(|| format!("no process: {flow}"))?;
     Ok((flow["verdict"].as_str().unwrap_or_default(), process["exe"].as_str().unwrap_or_default()))
@@ -74,7 +82,7 @@ fn packets_of_one_program_pass_and_of_another_do_not() -> Result<()> {
         process={exe='/opt/bad/busybox'}\n\
         [[policy.desk.rule]]\nname='served'\ndirection='in'\naction='allow'\nservices=['tcp/2000-2001']\n\
         process={exe='/opt/good/busybox'}\n\
-        [[policy.desk.rule]]\nname='any'\ndirection='out'\naction='allow'\nservices=['tcp/1001']\n";
+        [[policy.desk.rule]]\nname='any'\ndirection='out'\naction='allow'\nservices=['tcp/1001', 'udp/6666']\n";
     let policy = policy.replace("'desk'", &format!("'{}'", desk.name));
     world.apply(&format!("{}{policy}", desk.inventory()))?;
     // Nobody answers: what is asked about is dropped, what is not passes.
@@ -108,6 +116,18 @@ fn packets_of_one_program_pass_and_of_another_do_not() -> Result<()> {
     ensure!(behind(&told)? == ("allow", "/opt/good/busybox"), "{told}");
     let told = flow(&mut enforcer, "tcp/2001")?;
     ensure!(behind(&told)? == ("deny", "/opt/bad/busybox"), "{told}");
+
+    let owned = owners(&world, &desk)?;
+    ensure!(owned.0 == Some(0), "flows without a socket: {owned:?}");
+    // The kernel sends by itself: a flow, and no socket.
+    desk.guest.run("test ! -e /modules/configfs.ko || insmod /modules/configfs.ko; insmod /modules/netconsole.ko netconsole=6665@10.0.8.2/eth0,6666@10.0.8.1/$(ip neigh show dev eth0 | grep ^10.0.8.1 | grep -o '..:..:..:..:..:..')")?;
+    desk.guest.run("(for i in 1 2 3 4 5 6 7 8 9; do echo '<1>by hand' > /dev/kmsg; usleep 300000; done) >/dev/null 2>&1 &")?;
+    let (code, said) = owners(&world, &desk)?;
+    ensure!(
+        code == Some(1) && said.contains("flow_without_socket") && said.contains("10.0.8.1:6666"),
+        "{said}"
+    );
+    ensure!(said.contains("raw or packet sockets: ") && said.contains("(lab-net)"), "{said}");
 
     // A hidden process has no name that a rule could allow.
     desk.guest.run("/opt/good/busybox sh -c 'sleep 4; exec /opt/good/busybox nc -w 8 192.0.2.1 1000' </dev/null >/dev/null 2>&1 & echo $! > /tmp/hidden")?;

@@ -4,7 +4,7 @@
 //! the wanted ones is read. *Trusts*: nothing; the descriptors that are looked at in one look are bounded.
 //! *Never*: takes a socket that only listens for one that connects: anybody can send from its port with a raw socket.
 
-use super::types::{Endpoint, Protocol, SocketState};
+use super::types::{Endpoint, Protocol, Socket, SocketState};
 use crate::linux::{Task, View};
 use crate::{GapReason, Gva, Partial};
 use std::collections::BTreeSet;
@@ -27,6 +27,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether a socket is its: connected so, or, of UDP and of what is accepted, open to it.
+    pub fn has(&self, socket: &Socket) -> bool {
+        socket.protocol == self.protocol && self.is_of(socket.state, &socket.local, &socket.remote)
+    }
+
     /// Whether a socket in this state, with these ends, is its.
     pub(super) fn is_of(&self, state: SocketState, local: &Endpoint, remote: &Endpoint) -> bool {
         let (Some(port), Some(ip)) = (local.port(), local.ip()) else { return false };
