@@ -66,9 +66,10 @@ impl Prepared {
     }
 
     /// From here on nothing takes rights: the store's files are opened, and who stops the guest is `pauser`, if anyone.
-    pub(crate) fn for_worker(mut self, pauser: Option<Pauser>) -> Result<Prepared> {
+    /// What earlier workers of `vm` learned is there too.
+    pub(crate) fn for_worker(mut self, vm: &str, pauser: Option<Pauser>) -> Result<Prepared> {
         self.target.confine();
-        self.store = self.store.map(|store| store.opened(&self.name)).transpose()?;
+        self.store = self.store.map(|store| store.opened(vm)).transpose()?;
         self.pauser = pauser;
         Ok(self)
     }

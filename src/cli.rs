@@ -95,6 +95,23 @@ pub(crate) enum Command {
     /// The firewall on the VMs' interfaces
     #[command(subcommand)]
     Firewall(FirewallCommand),
+    /// Watch and guard this host: the appliance
+    Run(RunArgs),
+    /// Tell how the appliance is, and the VMs that it watches
+    Status(SocketArgs),
+    /// Watch the appliance: VMs, looks, findings; a VM's processes
+    Top(SocketArgs),
+    /// What the appliance did to VMs, and what waits for a person
+    #[command(subcommand)]
+    Respond(RespondCommand),
+    /// Have the appliance read its configuration, policy and rules again
+    Reload(SocketArgs),
+    /// The appliance's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// What `run` starts for each VM
+    #[command(hide = true)]
+    Worker,
     /// Cut a VM off the network, its open connections too
     Isolate(IsolateArgs),
     /// Put an isolated VM back under its policy
@@ -112,6 +129,46 @@ pub(crate) enum Command {
         /// The folder, made if missing
         folder: PathBuf,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", env = "LYNCEUS_CONFIG", default_value = "/etc/lynceus/lynceus.toml")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct SocketArgs {
+    /// Where the appliance listens
+    #[arg(long, value_name = "SOCKET", env = "LYNCEUS_SOCKET", default_value = crate::daemon::DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum RespondCommand {
+    /// List what was done, and what waits
+    List(SocketArgs),
+    /// Undo what was done to a VM: it runs, under its policy
+    Release {
+        /// Its name
+        vm: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Do what waits
+    Confirm {
+        /// The alert's id, as `list` shows it
+        id: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Tell what is wrong with a configuration
+    Check(RunArgs),
 }
 
 #[derive(Args)]

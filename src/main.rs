@@ -8,6 +8,7 @@
 mod attach;
 mod cli;
 mod commands;
+mod daemon;
 mod nflog;
 mod output;
 mod process_rules;

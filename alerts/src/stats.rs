@@ -1,10 +1,10 @@
 //! How the pipeline is, for people and for metrics.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
 /// How the pipeline is.
-#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Bytes of the spool on disk.
     pub spool_bytes: u64,
@@ -23,7 +23,7 @@ pub struct Stats {
 }
 
 /// How a sink is.
-#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct SinkStats {
     /// Its name.
     pub name: String,
@@ -45,8 +45,15 @@ pub struct SinkStats {
     pub last_success: Option<SystemTime>,
 }
 
+impl SinkStats {
+    /// Whether alerts wait because the sink does not take them.
+    pub fn is_down(&self) -> bool {
+        matches!(self.state, SinkState::Down | SinkState::Refused)
+    }
+}
+
 /// Whether a sink takes alerts.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkState {
     /// There was nothing to send yet.

@@ -4,7 +4,7 @@ use crate::output::{Column, Outcome, Output, Row, escape};
 use anyhow::Result;
 use lynceus_alerts::Alert;
 use lynceus_introspect::Partial;
-use lynceus_scanners::{Finding, Severity, Subject};
+use lynceus_scanners::{Finding, Subject};
 use serde::Serialize;
 use std::io::Write;
 use std::time::SystemTime;
@@ -43,12 +43,7 @@ impl Row for AlertRow {
     ];
     fn cells(&self) -> Vec<String> {
         let Some(finding) = self.0.finding() else { return vec![String::new(); Self::COLUMNS.len()] };
-        let severity = match finding.severity {
-            Severity::Low => "low",
-            Severity::Medium => "medium",
-            Severity::High => "high",
-            Severity::Critical => "critical",
-        };
+        let severity = finding.severity.name();
         let subject = match &finding.subject {
             Subject::Task { pid, comm, .. } => format!("task {pid} ({comm})"),
             Subject::Module { name, .. } => format!("module {name}"),

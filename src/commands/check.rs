@@ -3,6 +3,7 @@
 use super::{alerts, cohort};
 use crate::attach::{Guest, Prepared};
 use crate::cli::CheckArgs;
+use crate::daemon::some_time;
 use crate::output::{Outcome, Output};
 use anyhow::{Context, Result};
 use lynceus_alerts::Alert;
@@ -31,7 +32,7 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
             let Some(every) = args.every.filter(|_| args.times.is_none_or(|times| turn < times)) else {
                 break;
             };
-            std::thread::sleep(some_time(every, chance.hash_one(turn)));
+            std::thread::sleep(some_time(every, chance.hash_one(turn) as f64 / u64::MAX as f64));
         }
         for (guest, compared) in &guests {
             let started = Instant::now();
@@ -89,11 +90,6 @@ fn closing(compared: &Compared, took: Duration) -> String {
     };
     let (count, took, names) = (names.len(), took.as_millis(), names.join(", "));
     format!("{count} detectors ran in {took} ms: {names}\n{kernel}\n{modules}")
-}
-
-/// Between nothing and twice `mean`, as chance has it: a guest that knows when it is looked at can hide until then.
-fn some_time(mean: Duration, chance: u64) -> Duration {
-    mean.mul_f64(2.0 * (chance as f64 / u64::MAX as f64))
 }
 
 fn alert(guest: &Guest, finding: &Finding) -> Alert {

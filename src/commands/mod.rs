@@ -1,6 +1,7 @@
 //! The commands: each attaches, looks and prints.
 
 mod alerts;
+mod appliance;
 mod bpf;
 mod check;
 mod cohort;
@@ -25,10 +26,11 @@ mod replay;
 mod scan;
 mod selftest;
 mod sockets;
+mod top;
 mod vms;
 
 use crate::attach::Guest;
-use crate::cli::{Cli, Command, LookArgs, SelftestCommand, TargetArgs};
+use crate::cli::{Cli, Command, ConfigCommand, LookArgs, SelftestCommand, TargetArgs};
 use crate::output::{Outcome, Output, Row};
 use anyhow::{Result, bail};
 use lynceus_introspect::linux::{Task, View};
@@ -79,6 +81,13 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Dump(args) => dump::run(output, &args),
         Command::Policy(command) => policy::run(output, command),
         Command::Firewall(command) => firewall::run(output, command),
+        Command::Run(args) => appliance::run(&args),
+        Command::Status(args) => appliance::status(output, &args),
+        Command::Top(args) => top::run(output, &args),
+        Command::Respond(command) => appliance::respond(output, command),
+        Command::Reload(args) => appliance::reload(&args),
+        Command::Config(ConfigCommand::Check(args)) => appliance::check(&args),
+        Command::Worker => crate::daemon::run_worker().map(|()| Outcome::Clean),
         Command::Isolate(args) => firewall::isolate(&args, true),
         Command::Release(args) => firewall::isolate(&args, false),
         Command::Selftest(SelftestCommand::Sandbox(args)) => selftest::run(output, &args),

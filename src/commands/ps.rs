@@ -1,5 +1,6 @@
 //! `lynceus ps` and `lynceus tree`: the processes of a guest.
 
+use crate::daemon::Process;
 use crate::output::{Column, Output, Row, escape};
 use lynceus_introspect::linux::{Clocks, Namespaces, Task, View, container_of};
 use lynceus_introspect::{GapReason, Partial};
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A process, or a thread of one.
 #[derive(Serialize)]
-pub(super) struct PsRow {
+pub(crate) struct PsRow {
     pub(super) pid: u32,
     tgid: u32,
     ppid: u32,
@@ -53,13 +54,13 @@ struct NamespaceIds {
 
 /// What a listing of processes should hold.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) threads: bool,
-    pub(super) environ: bool,
+pub(crate) struct Wanted {
+    pub(crate) threads: bool,
+    pub(crate) environ: bool,
 }
 
 /// The processes by pid, each with its threads after it where they are wanted.
-pub(super) fn rows(view: &View<'_>, wanted: Wanted) -> Partial<PsRow> {
+pub(crate) fn rows(view: &View<'_>, wanted: Wanted) -> Partial<PsRow> {
     let mut rows = Partial::default();
     let clocks = view.clocks().map_err(|reason| rows.gap("clocks", None, reason)).ok();
     let processes = view.processes();
@@ -158,6 +159,13 @@ impl From<Namespaces> for NamespaceIds {
     fn from(found: Namespaces) -> NamespaceIds {
         let Namespaces { mnt, pid, net, uts, ipc, cgroup, time, user, pid_inside, .. } = found;
         NamespaceIds { mnt, pid, net, uts, ipc, cgroup, time, user, pid_inside }
+    }
+}
+
+impl From<PsRow> for Process {
+    fn from(row: PsRow) -> Process {
+        let (cmdline, comm) = (row.command(), row.comm);
+        Process { pid: row.pid, ppid: row.ppid, uid: row.uid, comm, cmdline, hidden: row.hidden }
     }
 }
 

@@ -109,6 +109,14 @@ pub(crate) struct Report {
     pub(crate) layers: Vec<LayerReport>,
 }
 
+impl Report {
+    /// The layers that this host cannot have, and why not.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let missing = self.layers.iter().filter(|layer| !layer.holds);
+        missing.map(|layer| format!("{}: {}", layer.layer.name(), layer.how)).collect()
+    }
+}
+
 /// What a layer says when it was put on.
 enum Put {
     /// It holds; this is what it leaves.

@@ -13,19 +13,28 @@ use std::path::PathBuf;
 
 /// The alert pipeline.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The folder of the spool.
     pub spool: PathBuf,
     /// How large it may become, in bytes.
-    #[serde(default = "default_max_bytes")]
     pub max_bytes: u64,
     /// How often the same is told, and how much of one VM.
-    #[serde(default)]
     pub funnel: FunnelConfig,
     /// Where alerts go.
-    #[serde(default)]
     pub sinks: Vec<SinkConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let spool = PathBuf::from("/var/lib/lynceus/spool");
+        Config {
+            spool,
+            max_bytes: 1 << 30,
+            funnel: FunnelConfig::default(),
+            sinks: vec![SinkConfig::new("stdout", SinkKind::Stdout)],
+        }
+    }
 }
 
 /// How often the same is told, and how much of one VM.
@@ -163,9 +172,6 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
-fn default_max_bytes() -> u64 {
-    1 << 30
-}
 fn default_severity() -> Severity {
     Severity::Low
 }

@@ -153,7 +153,7 @@ pub struct Progress {
 }
 
 /// What a scan covered.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// Regions with bytes in memory.
     pub regions: u64,

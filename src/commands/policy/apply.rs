@@ -66,6 +66,21 @@ fn checked(store: &Store, nft: &Nft, policy: &Path, trust: &Path) -> Result<Chec
     Ok(Checked { old, new, complete })
 }
 
+/// Enforces a policy for good, where it may be. What is enforced from then on; nothing is changed where it is that already.
+pub(crate) fn enforce_now(state: &Path, policy: &Path, trust: &Path) -> Result<State> {
+    let store = Store::open(state)?;
+    let nft = Nft::default();
+    let Checked { old, mut new, .. } = checked(&store, &nft, policy, trust)?;
+    match old.filter(|old| old.is_like(&new) && enforce::has_generation(&nft, old)) {
+        Some(old) => Ok(old),
+        None => {
+            enforce::enforce(&nft, &store, store.enforced()?.as_ref(), &mut new)?;
+            store.set_pending(None)?;
+            Ok(new)
+        }
+    }
+}
+
 /// The policy, who signed it, and its serial number. A folder has neither. What is applied is the very bytes that were signed.
 fn trusted<'a>(trust: &'a Trust, path: &Path) -> Result<(Policy, Option<&'a TrustedKey>, Option<u64>)> {
     if !super::is_bundle(path) {

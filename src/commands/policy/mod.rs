@@ -7,6 +7,8 @@ mod plan;
 mod show;
 mod test;
 
+pub(crate) use apply::enforce_now;
+
 use crate::cli::PolicyCommand;
 use crate::output::{Outcome, Output, escape};
 use anyhow::{Context, Result};

@@ -74,7 +74,7 @@ pub(super) fn attempt(name: &str, args: &SandboxArgs) -> Result<Outcome> {
 /// Opens a target, locks this process down, and looks at it in every way.
 pub(super) fn work(target: &str, args: &SandboxArgs) -> Result<Outcome> {
     close_inherited(&[])?;
-    let prepared = Prepared::open(target, &args.look)?.with_image(None)?.for_worker(None)?;
+    let prepared = Prepared::open(target, &args.look)?.with_image(None)?.for_worker(target, None)?;
     let rules = match args.rules.as_slice() {
         [] => Rules::from_text("selftest", RULE)?,
         paths => Rules::load(paths)?,

@@ -1,0 +1,138 @@
+//! `lynceus run`: one daemon that watches and guards a host.
+//!
+//! One supervisor ([`supervisor`]), one worker process per VM ([`worker`]). The supervisor never reads a guest; a worker never leaves its guest. Threads wait for
+//! VMs to come and go, for workers, clients, the firewall and signals, and all of them send [`Event`]s to the one thread that owns all state.
+//!
+//! *Trusts*: the configuration, the policy, the host's kernel and hypervisor. *Never*: opens a port before its policy is there, or leaves one open because it ends.
+
+mod config;
+mod control;
+mod deeds;
+mod found;
+mod guard;
+mod metrics;
+mod process;
+mod protocol;
+mod respond;
+mod schedule;
+mod status;
+mod store;
+mod supervisor;
+mod tell;
+mod vms;
+mod watched;
+mod worker;
+mod workers;
+
+pub(crate) use config::{Config, DEFAULT_SOCKET};
+pub(crate) use control::{Answer, Request, ask};
+pub(crate) use protocol::Process;
+pub(crate) use schedule::some_time;
+pub(crate) use status::{FoundRow, ResponseRow, Status, VmRow};
+pub(crate) use worker::run as run_worker;
+
+use anyhow::{Context, Result};
+use config::{Log, LogFormat, LogLevel};
+use lynceus_alerts::Pipeline;
+use process::WorkerId;
+use protocol::Reply;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::path::Path;
+use std::sync::mpsc::{Sender, SyncSender, sync_channel};
+use supervisor::Supervisor;
+
+/// Events that wait; who sends more waits as well.
+const MAX_EVENTS: usize = 4096;
+
+/// What happens.
+enum Event {
+    /// The VMs of the host, or why they cannot be listed.
+    Vms(Result<Vec<vms::Seen>, String>),
+    /// What a worker says; none when it hung up, an error where it cannot be understood.
+    Worker(WorkerId, Option<Result<Reply, String>>),
+    /// What a worker learned of its guest's kernel.
+    Learned(WorkerId, Vec<u8>),
+    /// A guest was paused for its worker, or goes on, or why not.
+    Paused(WorkerId, Result<(), String>),
+    /// Somebody asks something.
+    Control(control::Asked, Sender<Answer>),
+    /// The firewall tells something.
+    Guard(guard::Told),
+    /// Something was done to a VM.
+    Finished(Box<deeds::Finished>),
+    /// The configuration is to be read again.
+    Reload,
+    /// It is time to end.
+    End,
+}
+
+/// Runs until it is told to end.
+pub(crate) fn run(path: &Path) -> Result<()> {
+    let config = Config::load(path)?;
+    log_as(&config.log)?;
+    std::fs::create_dir_all(&config.state).with_context(|| config.state.display().to_string())?;
+    let alerts = Pipeline::open(&config.alerts)?;
+    let (events, received) = sync_channel(MAX_EVENTS);
+    signals(events.clone())?;
+    let control = config.control.clone();
+    let mut supervisor = Supervisor::new(config, path.to_owned(), alerts, events.clone())?;
+    // Before anything else: what was enforced last is enforced again, then what is configured now.
+    supervisor.guard();
+    control::serve(&control, events.clone())?;
+    control.metrics.map_or(Ok(()), |address| metrics::serve(address, events.clone()))?;
+    vms::watch(supervisor.config.vms.clone(), events)?;
+    tell_manager(sd_notify::NotifyState::Ready);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "runs");
+    supervisor.run(&received);
+    tell_manager(sd_notify::NotifyState::Stopping);
+    supervisor.end();
+    tracing::info!("ends; what is enforced stays");
+    Ok(())
+}
+
+/// Word to the service manager, where there is one.
+fn tell_manager(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!("the service manager cannot be told: {error}");
+    }
+}
+
+fn signals(events: SyncSender<Event>) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM]).context("signals")?;
+    let work = move || {
+        for signal in signals.forever() {
+            let event = if signal == SIGHUP { Event::Reload } else { Event::End };
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(work)
+        .map(drop)
+        .context("no thread for signals")
+}
+
+fn log_as(log: &Log) -> Result<()> {
+    use tracing_subscriber::layer::SubscriberExt;
+    let level = match log.level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+    };
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    match log.format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Journald => {
+            let journal = tracing_journald::layer().context("the journal")?;
+            let filter = tracing_subscriber::filter::LevelFilter::from_level(level);
+            let subscriber = tracing_subscriber::registry().with(filter).with(journal);
+            tracing::subscriber::set_global_default(subscriber).context("the log")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! The process that looks at one VM.
+//!
+//! *Does*: opens what it needs, locks itself down, and only then reads the first byte of the guest; answers the supervisor's requests one after the
+//! other. *Trusts*: the supervisor. *Never*: decides anything: what a finding means for a VM is the supervisor's to say.
+
+use super::protocol::{Begin, Channel, Looked, MAX_FINDINGS, MAX_GAPS_TOLD, Process, Ready, Reply, Request};
+use crate::attach::{Guest, Prepared};
+use crate::cli::LookArgs;
+use crate::commands::ps;
+use crate::output::escape;
+use crate::sandbox::{self, Limits};
+use anyhow::{Context, Result, bail};
+use lynceus_introspect::memory::ram_bytes;
+use lynceus_introspect::{GapReason, Partial, Pause, PauseError, Paused};
+use lynceus_policy::syntax;
+use lynceus_scanners::signatures::{self, HashList, Rules, ScanCache, Scope, Wanted};
+use lynceus_scanners::{DETECTORS, Finding, evidence};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The cache's part of a guest's RAM.
+const CACHE_PART: u64 = 100;
+
+/// Works until the supervisor hangs up.
+pub(crate) fn run() -> Result<()> {
+    sandbox::close_inherited(&[])?;
+    let stream = std::io::stdin().as_fd().try_clone_to_owned().context("no channel to a supervisor")?;
+    let mut channel = Channel::new(UnixStream::from(stream));
+    let Some(begin) = channel.receive::<Begin>().context("not started by `lynceus run`")? else {
+        return Ok(());
+    };
+    let channel = Arc::new(Mutex::new(channel));
+    match Worker::start(&begin, channel.clone()) {
+        Ok((worker, ready)) => {
+            send(&channel, &Reply::Ready(Box::new(ready)))?;
+            worker.serve(&channel)
+        }
+        Err(error) => send(&channel, &Reply::Failed(escape(&format!("{error:#}")))),
+    }
+}
+
+fn send(channel: &Mutex<Channel>, reply: &Reply) -> Result<()> {
+    channel.lock().unwrap_or_else(PoisonError::into_inner).send(reply).context("the supervisor is gone")
+}
+
+struct Worker {
+    vm: String,
+    guest: Guest,
+    rules: Option<(Rules, Option<HashList>, ScanCache)>,
+}
+
+impl Worker {
+    fn start(begin: &Begin, channel: Arc<Mutex<Channel>>) -> Result<(Worker, Ready)> {
+        let started = Instant::now();
+        let look = LookArgs {
+            profiles: begin.profiles.clone(),
+            no_cache: false,
+            tries: begin.tries,
+            pause_ms: begin.pause_ms,
+            allow_unrestricted: begin.allow_unrestricted,
+        };
+        let signatures =
+            (!begin.rules.is_empty() || begin.hashes.is_some()).then(|| rules(begin)).transpose()?;
+        // All that takes rights comes before the first byte of the guest is read.
+        let pauser = AskSupervisor(channel.clone());
+        let prepared = Prepared::open(&begin.target, &look)?.with_image(None)?;
+        let prepared = prepared.for_worker(&begin.vm, Some(Arc::new(pauser)))?;
+        let limits = Limits { memory_bytes: begin.memory_bytes, ..Limits::default() };
+        let lacks = sandbox::lock_down(&limits)?.missing();
+        let mut guest = prepared.attach()?;
+        for learned in guest.take_learned() {
+            send(&channel, &Reply::Learned(learned.len() as u64))?;
+            channel.lock().unwrap_or_else(PoisonError::into_inner).send_bytes(&learned)?;
+        }
+        let image = guest.find_image()?;
+        let mut warnings = Vec::new();
+        let rules = match signatures {
+            Some((rules, hashes)) => {
+                let bad =
+                    rules.bad().iter().map(|bad| format!("{}: {}", bad.path.display(), escape(&bad.why)));
+                warnings.extend(bad);
+                let limit = ram_bytes(&**guest.linux().memory()) / CACHE_PART;
+                let cache = ScanCache::new(usize::try_from(limit).unwrap_or(usize::MAX));
+                Some((rules, hashes, cache.context("no random numbers for the keys of the cache")?))
+            }
+            None => None,
+        };
+        let kernel = guest.linux().kernel();
+        let ready = Ready {
+            release: escape(&kernel.profile.identity.release),
+            profile: format!("{:?}", guest.attached.source).to_lowercase(),
+            image,
+            missing_layers: lacks,
+            warnings,
+            took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        Ok((Worker { vm: begin.vm.clone(), guest, rules }, ready))
+    }
+
+    fn serve(&self, channel: &Mutex<Channel>) -> Result<()> {
+        loop {
+            let request = channel.lock().unwrap_or_else(PoisonError::into_inner).receive::<Request>();
+            let Some(request) = request.context("the supervisor's request cannot be read")? else {
+                return Ok(());
+            };
+            send(channel, &self.answer(request))?;
+        }
+    }
+
+    fn answer(&self, request: Request) -> Reply {
+        match request {
+            Request::Look(names) => Reply::Looked(Box::new(self.look(&names))),
+            Request::Scan(scopes) => self.scan(&scopes),
+            Request::Evidence(finding) => self.evidence(&finding),
+            Request::Processes => Reply::Processes(self.processes()),
+            Request::Paused(_) => Reply::Failed("an answer that nobody waits for".to_owned()),
+        }
+    }
+
+    fn look(&self, names: &[String]) -> Looked {
+        let mut all = Partial { items: self.guest.disagreements(), ..Partial::default() };
+        if self.guest.damaged {
+            all.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
+        }
+        for detector in DETECTORS.iter().filter(|detector| names.iter().any(|name| name == detector.name)) {
+            let findings = (detector.run)(self.guest.linux(), &self.guest.options);
+            let found = all.absorb(findings);
+            all.items.extend(found);
+        }
+        looked(all)
+    }
+
+    fn scan(&self, scopes: &[syntax::Scope]) -> Reply {
+        let Some((rules, hashes, cache)) = &self.rules else {
+            return Reply::Failed("there are no rules to scan with".to_owned());
+        };
+        let has = |scope| scopes.contains(&scope);
+        let scope = Scope {
+            processes: has(syntax::Scope::Process),
+            files: has(syntax::Scope::Files),
+            kernel: has(syntax::Scope::Kernel),
+            physical: has(syntax::Scope::Physical),
+            pid: None,
+        };
+        let wanted = Wanted { hashes: hashes.as_ref(), cache: Some(cache), ..Wanted::new(rules, scope) };
+        let (found, summary) =
+            signatures::scan(self.guest.linux(), &self.guest.options, &wanted, &mut |_| {});
+        cache.end_turn();
+        Reply::Looked(Box::new(Looked { scanned: Some(summary), ..looked(found) }))
+    }
+
+    fn evidence(&self, finding: &Finding) -> Reply {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let collected = evidence::collect(self.guest.linux(), &self.vm, time_ms, finding);
+        let text = collected.map(|evidence| {
+            let mut text = Vec::new();
+            evidence.write(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
+        });
+        match text.transpose() {
+            Ok(text) => Reply::Evidence(text),
+            Err(error) => Reply::Failed(format!("the evidence cannot be written: {error}")),
+        }
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        let wanted = ps::Wanted { threads: false, environ: false };
+        let found = self.guest.linux().observe(&self.guest.options, |view| ps::rows(view, wanted));
+        found.result.map(Process::from).items
+    }
+}
+
+fn rules(begin: &Begin) -> Result<(Rules, Option<HashList>)> {
+    let rules = if begin.rules.is_empty() { Rules::none() } else { Rules::load_for_rescans(&begin.rules)? };
+    Ok((rules, begin.hashes.as_deref().map(HashList::load).transpose()?))
+}
+
+fn looked(mut found: Partial<Finding>) -> Looked {
+    let more = found.items.len().saturating_sub(MAX_FINDINGS);
+    found.items.truncate(MAX_FINDINGS);
+    let told = |gap: &lynceus_introspect::Gap| escape(&format!("{}: {}", gap.what, gap.reason));
+    Looked {
+        more: more as u64,
+        gaps: (found.gaps.len() as u64).saturating_add(found.more_gaps),
+        told_gaps: found.gaps.iter().take(MAX_GAPS_TOLD).map(told).collect(),
+        findings: found.items,
+        scanned: None,
+    }
+}
+
+/// Pauses by asking: the worker may neither speak to the hypervisor nor start what would let the guest go on if it died.
+struct AskSupervisor(Arc<Mutex<Channel>>);
+
+impl AskSupervisor {
+    fn ask(&self, what: &Reply) -> Result<()> {
+        let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.send(what)?;
+        match channel.receive()? {
+            Some(Request::Paused(None)) => Ok(()),
+            Some(Request::Paused(Some(why))) => bail!("{why}"),
+            other => bail!("the supervisor says {other:?} where a pause was asked for"),
+        }
+    }
+}
+
+impl Pause for AskSupervisor {
+    fn pause(&self) -> Result<Paused<'_>, PauseError> {
+        let refused = |error: anyhow::Error| PauseError::Unavailable(format!("{error:#}"));
+        self.ask(&Reply::Pause).map_err(refused)?;
+        Ok(Paused::new(move || self.ask(&Reply::Resume).map_err(refused)))
+    }
+}
+
+/// How long the supervisor should wait for a worker to be ready: a kernel that nobody knows is searched for in all of RAM.
+pub(super) const TIME_TO_ATTACH: Duration = Duration::from_secs(120);

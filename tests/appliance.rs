@@ -1,0 +1,329 @@
+//! The appliance on real guests: it finds them, looks at them, tells what it finds, and goes on whatever happens to its parts.
+
+use anyhow::{Context, Result, bail, ensure};
+use lynceus_lab::attacks::ATTACKS;
+use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
+use serde_json::Value;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lynceus");
+/// Emulated guests on a busy machine take their time. Nothing here fails because it is slow before that.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// `lynceus run`, in a folder of its own.
+struct Appliance {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Appliance {
+    /// Starts it with `config` behind what every test has.
+    fn start(vms: &[&str], looks: &str, more: &str) -> Result<Appliance> {
+        let mut appliance = Appliance { folder: tempfile::tempdir()?, child: None };
+        appliance.configure(vms, looks, more)?;
+        appliance.launch()?;
+        Ok(appliance)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn configure(&self, vms: &[&str], looks: &str, more: &str) -> Result<()> {
+        let at = |name: &str| self.path(name).display().to_string();
+        let config = format!(
+            "state = {:?}\n{more}\n[vms]\nonly = {vms:?}\n[control]\nsocket = {:?}\n[looks]\nprofiles = {:?}\n{looks}\n\
+             [alerts]\nspool = {:?}\n[[alerts.sinks]]\nname = \"file\"\nkind = \"file\"\naddress = {:?}\n",
+            at("state"),
+            at("socket"),
+            at("profiles"),
+            at("spool"),
+            at("alerts.json")
+        );
+        Ok(fs::write(self.path("lynceus.toml"), config)?)
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.path("log"))?;
+        let child = Command::new(PROGRAM)
+            .args(["run", "--config"])
+            .arg(self.path("lynceus.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        until("the socket", || Ok(self.path("socket").exists().then_some(()))).with_context(|| self.log())
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.as_ref().map_or(0, |child| child.id().cast_signed())
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("it does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(fs::remove_file(self.path("socket"))?)
+    }
+
+    fn ask(&self, args: &[&str]) -> Result<Output> {
+        Ok(Command::new(PROGRAM).args(args).arg("--socket").arg(self.path("socket")).output()?)
+    }
+
+    fn status(&self) -> Result<Value> {
+        let output = self.ask(&["--json", "status"])?;
+        let text = String::from_utf8(output.stdout)?;
+        let line =
+            text.lines().next().with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok(serde_json::from_str(line)?)
+    }
+
+    /// The row of a VM.
+    fn vm(&self, name: &str) -> Result<Value> {
+        let status = self.status()?;
+        let rows = status["vms"].as_array().context("no VMs")?;
+        rows.iter().find(|row| row["vm"] == name).cloned().with_context(|| format!("no {name} in {status}"))
+    }
+
+    /// The alerts that reached the sink, of a kind.
+    fn alerts(&self, kind: &str) -> Result<Vec<Value>> {
+        let text = match fs::read_to_string(self.path("alerts.json")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            text => text?,
+        };
+        let all = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
+        Ok(all.into_iter().filter(|alert| alert["kind"] == kind).collect())
+    }
+
+    /// Waits for an alert of a kind.
+    fn wait_for(&self, what: &str, kind: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+        until(what, || Ok(self.alerts(kind)?.into_iter().find(&is_it)))
+            .with_context(|| format!("{}\n{:#?}", self.log(), self.alerts(kind)))
+    }
+
+    fn wait_until_watched(&self, vm: &str) -> Result<()> {
+        let is_watched = || {
+            let row = self.status()?["vms"]
+                .as_array()
+                .and_then(|rows| rows.iter().find(|row| row["vm"] == vm).cloned());
+            Ok(row.filter(|row| !row["kernel"].is_null() && row["last_look_ms"].is_u64()).map(drop))
+        };
+        until("the first look", is_watched).with_context(|| self.log())
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Asks again and again until there is an answer.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("waited for {what} in vain")
+}
+
+fn signal(pid: i64, signal: &str) -> Result<()> {
+    let done = Command::new("kill").args(["-s", signal, &pid.to_string()]).status()?;
+    ensure!(done.success(), "kill -s {signal} {pid}");
+    Ok(())
+}
+
+fn boot(name: &str) -> Result<Guest> {
+    let spec = Spec::everyday(KernelVersion::V6_1, Paging::Four);
+    Guest::boot(&Spec { name: name.to_owned(), ..spec })
+}
+
+const OFTEN: &str = "processes = \"300ms\"\nintegrity = \"500ms\"\ncpu_percent = 100\nvm_cpu_percent = 100";
+
+fn get(port: u16, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What an attack leads to: a finding, in the alert file, in `status`, in the evidence that replays; a guest that is clean gives none.
+#[test]
+fn an_attack_becomes_an_alert_and_evidence_that_replays() -> Result<()> {
+    let guest = boot("appliance-attacked")?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let mut appliance = Appliance { folder: tempfile::tempdir()?, child: None };
+    appliance.configure(&["appliance-attacked"], OFTEN, "")?;
+    let config = fs::read_to_string(appliance.path("lynceus.toml"))?;
+    let config = config.replace("[control]\n", &format!("[control]\nmetrics = \"127.0.0.1:{port}\"\n"));
+    fs::write(appliance.path("lynceus.toml"), config)?;
+    appliance.launch()?;
+    appliance.wait_until_watched("appliance-attacked")?;
+    let looks = |vm: &Value| vm["looks"]["integrity"].as_u64().unwrap_or(0);
+    until("looks at a clean guest", || Ok((looks(&appliance.vm("appliance-attacked")?) >= 2).then_some(())))?;
+    ensure!(appliance.alerts("detection")?.is_empty(), "{:#?}", appliance.alerts("detection")?);
+    ensure!(appliance.ask(&["status"])?.status.code() == Some(0), "clean");
+
+    let attack =
+        ATTACKS.iter().find(|attack| attack.name == "handler of a system call").context("no such attack")?;
+    guest.attack(attack)?;
+    let alert = appliance.wait_for("the alert", "detection", |alert| alert["detector"] == attack.detector)?;
+    ensure!(alert["vm"] == "appliance-attacked" && alert["sequence"].is_u64(), "{alert:#}");
+    let id = alert["id"].as_str().context("no id")?;
+    let status = appliance.ask(&["status"])?;
+    let told = String::from_utf8(status.stdout)?;
+    ensure!(status.status.code() == Some(1) && told.contains(id) && told.contains(attack.detector), "{told}");
+
+    let evidence = appliance.path(&format!("state/evidence/{id}.evidence"));
+    until("the evidence", || Ok(evidence.exists().then_some(())))?;
+    let replayed = Command::new(PROGRAM)
+        .args(["replay", &evidence.display().to_string(), "--kernel"])
+        .arg(lynceus_lab::kernels::fetch(KernelVersion::V6_1)?.vmlinuz)
+        .output()?;
+    let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    ensure!(text.contains(attack.detector), "{text}{}", String::from_utf8_lossy(&replayed.stderr));
+
+    let metrics = get(port, "/metrics")?;
+    let count = |kind| metrics.contains(&format!("lynceus_findings{{vm=\"appliance-attacked\"}} {kind}"));
+    ensure!(count(appliance.alerts("detection")?.len()), "{metrics}");
+    ensure!(get(port, "/health")?.starts_with("HTTP/1.1 200"), "{}", get(port, "/health")?);
+    // Repeats are counted, not told: the same is found by every look.
+    let again = looks(&appliance.vm("appliance-attacked")?) + 3;
+    until("more looks", || Ok((looks(&appliance.vm("appliance-attacked")?) >= again).then_some(())))?;
+    let is_its = |found: &Value| {
+        found["detector"] == attack.detector || attack.also.iter().any(|also| found["detector"] == *also)
+    };
+    let all = appliance.alerts("detection")?;
+    ensure!(all.iter().all(is_its) && all.len() <= 1 + attack.also.len(), "{all:#?}");
+    ensure!(appliance.status()?["alerts"]["repeated"].as_u64() > Some(0));
+    Ok(())
+}
+
+/// Workers that are killed, stopped, or die by a fault are told of once, and replaced.
+#[test]
+fn a_worker_that_fails_is_told_of_and_replaced() -> Result<()> {
+    let _guest = boot("appliance-worker")?;
+    let more = "[workers]\ntimeout = \"2s\"";
+    let appliance = Appliance::start(&["appliance-worker"], OFTEN, more)?;
+    let vm = "appliance-worker";
+    appliance.wait_until_watched(vm)?;
+    for (signal_name, says) in
+        [("KILL", "killed by signal 9"), ("SEGV", "killed by signal 11"), ("STOP", "hangs")]
+    {
+        let told = appliance.alerts("health")?.len();
+        let worker = appliance.vm(vm)?["worker_pid"].as_i64().context("no worker")?;
+        signal(worker, signal_name)?;
+        if signal_name == "SEGV" {
+            // The first one takes away the handler that looks for stack overflows, as if the fault came again.
+            signal(worker, signal_name)?;
+        }
+        let is_told = || Ok(appliance.alerts("health")?.get(told).cloned());
+        let alert = until("the alert", is_told).with_context(|| appliance.log())?;
+        let text = alert["summary"].as_str().unwrap_or_default();
+        ensure!(
+            alert["state"] == "failed" && text.contains(says) && alert["vm"] == vm,
+            "{signal_name}: {alert:#}"
+        );
+        let is_back = || Ok(appliance.alerts("health")?.get(told + 1).cloned());
+        let alert = until("its recovery", is_back).with_context(|| appliance.log())?;
+        ensure!(alert["state"] == "recovered", "{alert:#}");
+        let row = appliance.vm(vm)?;
+        ensure!(row["worker_pid"].as_i64() != Some(worker) && !row["kernel"].is_null(), "{row:#}");
+        ensure!(!Path::new(&format!("/proc/{worker}")).exists(), "{worker} is left");
+    }
+    Ok(())
+}
+
+/// A supervisor that is killed leaves nothing behind that runs, and what it had raised is told after the next start.
+#[test]
+fn a_killed_supervisor_loses_nothing() -> Result<()> {
+    let guest = boot("appliance-killed")?;
+    let mut appliance = Appliance::start(&["appliance-killed"], OFTEN, "")?;
+    appliance.wait_until_watched("appliance-killed")?;
+    let worker = appliance.vm("appliance-killed")?["worker_pid"].as_i64().context("no worker")?;
+    let attack =
+        ATTACKS.iter().find(|attack| attack.name == "handler of a system call").context("no such attack")?;
+    guest.attack(attack)?;
+    let first = appliance.wait_for("the alert", "detection", |alert| alert["detector"] == attack.detector)?;
+    appliance.kill()?;
+    until("its worker to end", || Ok((!Path::new(&format!("/proc/{worker}")).exists()).then_some(())))?;
+    appliance.launch()?;
+    appliance.wait_until_watched("appliance-killed")?;
+    let is_again = |alert: &Value| alert["id"] == first["id"] && alert["sequence"] != first["sequence"];
+    appliance.wait_for("the alert once more", "detection", is_again)?;
+    Ok(())
+}
+
+/// A configuration that is wrong changes nothing, and is told with its place; the right one is taken at once.
+#[test]
+fn a_reload_takes_all_or_nothing() -> Result<()> {
+    let guest = boot("appliance-reload")?;
+    let vms = ["appliance-reload"];
+    let appliance = Appliance::start(&vms, OFTEN, "")?;
+    appliance.wait_until_watched(vms[0])?;
+    appliance.configure(&vms, "processes = \"1s\"\nrulez = []", "")?;
+    let refused = appliance.ask(&["reload"])?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(2), "{why}");
+    ensure!(why.contains("nothing was changed") && why.contains("did you mean `rules`?"), "{why}");
+    appliance.wait_for("the alert", "health", |alert| {
+        alert["component"] == "reload" && alert["state"] == "failed"
+    })?;
+    let worker = appliance.vm(vms[0])?["worker_pid"].clone();
+
+    // Rules are given: workers start anew with them, and a signature is found.
+    guest.run(
+        "printf 'X5O!P%%@AP[4\\\\PZX54(P^)7CC)7}$EICAR' > /dev/shm/marked; sleep 10000 < /dev/shm/marked &",
+    )?;
+    let rule = "rule marked { strings: $a = \"X5O!P%@AP[4\\\\PZX54(P^)7CC)7}$EICAR\" condition: $a }";
+    fs::write(appliance.path("marked.yar"), rule)?;
+    let rules = format!(
+        "{OFTEN}\nsignatures = \"500ms\"\nrules = [{:?}]",
+        appliance.path("marked.yar").display().to_string()
+    );
+    appliance.configure(&vms, &rules, "")?;
+    signal(appliance.pid().into(), "HUP")?;
+    appliance.wait_for("it to work again", "health", |alert| {
+        alert["component"] == "reload" && alert["state"] == "recovered"
+    })?;
+    let is_it = |alert: &Value| alert["rule"]["rule"] == "marked";
+    appliance.wait_for("the signature", "detection", is_it)?;
+    ensure!(appliance.vm(vms[0])?["worker_pid"] != worker);
+    Ok(())
+}
+
+/// VMs that start are attached, VMs that end are forgotten, at any time.
+#[test]
+fn vms_come_and_go() -> Result<()> {
+    let appliance = Appliance::start(&["appliance-comes", "appliance-stays"], OFTEN, "")?;
+    ensure!(appliance.status()?["vms"].as_array().is_some_and(Vec::is_empty));
+    let stays = boot("appliance-stays")?;
+    appliance.wait_until_watched("appliance-stays")?;
+    let comes = boot("appliance-comes")?;
+    appliance.wait_until_watched("appliance-comes")?;
+    drop(comes);
+    let is_gone = || Ok((appliance.status()?["vms"].as_array().map(Vec::len) == Some(1)).then_some(()));
+    until("it to be gone", is_gone)?;
+    ensure!(appliance.vm("appliance-stays")?["failures"] == 0, "{}", appliance.vm("appliance-stays")?);
+    drop(stays);
+    Ok(())
+}
