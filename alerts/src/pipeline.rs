@@ -135,6 +135,7 @@ impl Pipeline {
         self.start(config)
     }
     /// Tells what is only counted so far, gives the sinks `patience` to take what there is, and ends. What they do not take stays on disk.
+    /// A sink that waits for its receiver then has a second to notice; until it does, the spool stays locked.
     pub fn close(mut self, patience: Duration) {
         let until = Instant::now() + patience;
         *lock(&self.inner.closing) = true;
@@ -146,7 +147,7 @@ impl Pipeline {
         let workers = std::mem::take(&mut *lock(&self.workers));
         wait_for(&workers, until);
         workers.iter().for_each(Worker::cancel);
-        wait_for(&workers, Instant::now() + patience.min(TICK));
+        wait_for(&workers, Instant::now() + TICK);
     }
     /// Ends the threads of sinks that are gone or changed, and starts those that are new or changed.
     fn start(&self, config: &Config) -> Result<(), PipelineError> {

@@ -7,7 +7,7 @@
 use super::{Event, Rejected, Sink, SinkError};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 /// Standard output.
@@ -46,7 +46,7 @@ impl RotatedFile {
     }
     /// Opened each time: `logrotate` or a person may have moved it.
     fn append(&self, lines: &[u8]) -> io::Result<()> {
-        let open = || File::options().append(true).create(true).mode(0o640).open(&self.path);
+        let open = || File::options().read(true).append(true).create(true).mode(0o640).open(&self.path);
         let mut file = open()?;
         let len = file.metadata()?.size();
         if len > 0 && len + lines.len() as u64 > self.rotate_bytes {
@@ -54,7 +54,13 @@ impl RotatedFile {
             file = open()?;
         }
         let before = file.metadata()?.size();
-        let written = file.write_all(lines).and_then(|()| file.sync_data());
+        let mut last = [b'\n'];
+        if before > 0 {
+            file.read_exact_at(&mut last, before - 1)?;
+        }
+        // A crash may have cut the last line off: what comes now is not glued to it.
+        let ended = if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") };
+        let written = ended.and_then(|()| file.write_all(lines)).and_then(|()| file.sync_data());
         if written.is_err() {
             // Half a line would spoil the next one.
             file.set_len(before)?;
@@ -90,6 +96,16 @@ mod tests {
     fn event(text: &str) -> Event {
         let alert = crate::Alert::new("a", crate::tests::finding(1), std::time::UNIX_EPOCH);
         Event { alert, text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_line_that_a_crash_cut_off_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        fs::write(&path, "half a li").unwrap();
+        let mut file = RotatedFile::new(&path, 1000, 2);
+        file.deliver(&[event("whole")]).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "half a li\nwhole\n");
     }
 
     #[test]
