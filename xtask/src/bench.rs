@@ -3,6 +3,7 @@
 //! Every figure comes from one run on one machine, so that the ratios hold. A peer that is missing is named as missing.
 //! *Never*: asserts a speed; what falls short is said in the report.
 
+mod alerts;
 mod goals;
 mod measure;
 mod ours;
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Only measure signature scans and print their section of the report
     #[arg(long)]
     scans: bool,
+    /// Only measure alerts and print their section of the report
+    #[arg(long)]
+    alerts: bool,
     /// Only run the Xen lab and print its figures
     #[arg(long, hide = true)]
     xen: bool,
@@ -56,6 +60,7 @@ pub(crate) struct Figures {
     /// Listings of the large guest: cold and cached.
     large: Vec<(&'static str, Measured, Measured)>,
     scans: scan::Scans,
+    alerts: alerts::Alerts,
     /// What the service domain of the Xen lab printed.
     xen: Result<BTreeMap<String, f64>, String>,
     volatility: String,
@@ -98,6 +103,10 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     if args.scans {
         let ram = images::frozen(&frozen(KERNELS[1], MEMORY_MIB))?.ram;
         print!("{}", scan::markdown(&scan::measure(&ram)));
+        return Ok(());
+    }
+    if args.alerts {
+        print!("{}", alerts::markdown(&alerts::measure()));
         return Ok(());
     }
     if args.xen {
@@ -162,6 +171,7 @@ fn measure_all(args: &Args) -> Result<Figures> {
         guests,
         large: large(&folder, args)?,
         scans: scan::measure(&images::frozen(&frozen(KERNELS[1], MEMORY_MIB))?.ram),
+        alerts: alerts::measure(),
         xen: xen(),
         volatility: peers.volatility_version(),
         load_before: load_before.split_whitespace().next().unwrap_or("unknown").to_owned(),

@@ -65,6 +65,7 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     out.push_str(&in_process(figures));
     out.push_str(&large(figures));
     out.push_str(&super::scan::markdown(&figures.scans));
+    out.push_str(&super::alerts::markdown(&figures.alerts));
     out.push_str(&xen(figures));
     out.push_str(METHOD);
     out
