@@ -15,6 +15,8 @@ mod tests;
 
 pub use commit::Ticket;
 pub use reader::{Piece, Reader, Wait};
+#[cfg(fuzzing)]
+pub use record::fuzz;
 
 use commit::{Queue, lock};
 use segments::{Segments, Writer};
