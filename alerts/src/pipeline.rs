@@ -116,7 +116,7 @@ impl Pipeline {
         let totals = lock(&self.inner.funnel).totals();
         let mut sinks: Vec<_> = lock(&self.workers).iter().map(Worker::stats).collect();
         for sink in &mut sinks {
-            sink.lag = usage.last.saturating_sub(self.inner.spool.acknowledged(&sink.name));
+            sink.lag = self.inner.spool.waiting(&sink.name);
         }
         Stats {
             spool_bytes: usage.bytes,

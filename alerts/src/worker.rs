@@ -13,6 +13,7 @@ use crate::sinks::{self, Event, Rejected, Sink, SinkError};
 use crate::spool::{Reader, Wait};
 use crate::stats::{SinkState, SinkStats};
 use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -49,19 +50,19 @@ impl Worker {
             cancelled: Mutex::new(false),
             cancel: Condvar::new(),
         });
-        let run = Run {
-            reader: inner.spool.reader(&config.name),
-            inner: inner.clone(),
-            config: config.clone(),
-            origin: Origin::here(),
-            shared: shared.clone(),
-            sink: None,
-            failing: None,
-            rejected: 0,
-            rejected_told: None,
+        let (inner, own) = (inner.clone(), (config.clone(), shared.clone()));
+        let run = move || {
+            let mut broken = false;
+            while !run_once(&inner, &own.0, &own.1, broken) {
+                if !broken {
+                    inner.tell(health::down(&own.0.name, "a moment", "a mistake in this program"));
+                }
+                broken = true;
+                pause(&own.1, LAST_PAUSE);
+            }
+            lock(&own.1.stats).state = SinkState::Stopped;
         };
-        let name = format!("sink {}", config.name);
-        let thread = std::thread::Builder::new().name(name).spawn(move || run.run())?;
+        let thread = std::thread::Builder::new().name(format!("sink {}", config.name)).spawn(run)?;
         Ok(Worker { config, shared, thread: Some(thread) })
     }
     /// How it is.
@@ -77,6 +78,28 @@ impl Worker {
     pub(crate) fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
+}
+
+/// Runs until it is to end; false where it ended by a panic. A mistake in one sink must not silence it for good; that it was `broken` before
+/// has been told.
+fn run_once(inner: &Arc<Inner>, config: &SinkConfig, shared: &Arc<Shared>, broken: bool) -> bool {
+    let run = Run {
+        reader: inner.spool.reader(&config.name),
+        inner: inner.clone(),
+        config: config.clone(),
+        origin: Origin::here(),
+        shared: shared.clone(),
+        sink: None,
+        failing: broken.then(|| Failing { since: Instant::now(), pause: FIRST_PAUSE, told: true }),
+        rejected: 0,
+        rejected_told: None,
+    };
+    std::panic::catch_unwind(AssertUnwindSafe(|| run.run())).is_ok()
+}
+
+fn pause(shared: &Shared, time: Duration) {
+    let cancelled = lock(&shared.cancelled);
+    drop(shared.cancel.wait_timeout_while(cancelled, time, |cancelled| !*cancelled));
 }
 
 /// The thread's own state.
@@ -118,7 +141,6 @@ impl Run {
                 Err(error) => self.failed(&SinkError::Later(error.to_string())),
             }
         }
-        lock(&self.shared.stats).state = SinkState::Stopped;
     }
     /// Sends until it is taken. False when cancelled.
     fn send(&mut self, records: &[(u64, Vec<u8>)]) -> bool {
@@ -143,7 +165,7 @@ impl Run {
         }
         // With much to send there is no reason to wait.
         if records.len() < SMALL_BATCH {
-            self.pause(self.sink.as_ref().map_or(Duration::ZERO, |sink| sink.pace()));
+            pause(&self.shared, self.sink.as_ref().map_or(Duration::ZERO, |sink| sink.pace()));
         }
         true
     }
@@ -201,9 +223,9 @@ impl Run {
             };
             self.inner.tell(told);
         }
-        let pause = failing.pause;
-        failing.pause = (pause * 2).min(LAST_PAUSE);
-        self.pause(jittered(pause));
+        let time = failing.pause;
+        failing.pause = (time * 2).min(LAST_PAUSE);
+        pause(&self.shared, jittered(time));
     }
     /// Once in a while, with what came together: this alert may be rejected too.
     fn tell_rejected(&mut self, rejected: &[Rejected]) {
@@ -219,10 +241,6 @@ impl Run {
     }
     fn is_cancelled(&self) -> bool {
         *lock(&self.shared.cancelled)
-    }
-    fn pause(&self, time: Duration) {
-        let cancelled = lock(&self.shared.cancelled);
-        drop(self.shared.cancel.wait_timeout_while(cancelled, time, |cancelled| !*cancelled));
     }
 }
 

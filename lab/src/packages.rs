@@ -25,6 +25,7 @@ pub const ALL: &[Package] = &[
     Package { name: "python3-minimal", program: "/usr/bin/python3" },
     Package { name: "rsyslog", program: "/usr/sbin/rsyslogd" },
     Package { name: "rsyslog-gnutls", program: "/usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_gtls.so" },
+    Package { name: "systemd", program: "/lib/systemd/systemd-journald" },
     Package { name: "openssl", program: "/usr/bin/openssl" },
     Package { name: "liblognorm-utils", program: "/usr/bin/lognormalizer" },
     Package { name: "util-linux", program: "/usr/bin/setpriv" },

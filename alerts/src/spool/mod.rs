@@ -202,9 +202,12 @@ impl Spool {
         self.0.reclaim()?;
         stored
     }
-    /// How far `sink` is.
-    pub fn acknowledged(&self, sink: &str) -> u64 {
-        lock(&self.0.cursors).get(sink).copied().unwrap_or(0)
+    /// How many records `sink` has not acknowledged, at most: sequences have gaps.
+    pub fn waiting(&self, sink: &str) -> u64 {
+        let acknowledged = lock(&self.0.cursors).get(sink).copied().unwrap_or(0);
+        let tail = lock(&self.0.tail);
+        let removed = tail.segments.keys().next().map_or(0, |first| first.saturating_sub(1));
+        tail.last.saturating_sub(acknowledged.max(removed))
     }
     /// Only these sinks are waited for from now on.
     pub fn keep_sinks(&self, sinks: &[&str]) -> Result<(), SpoolError> {

@@ -34,6 +34,7 @@ fn a_sink_goes_on_where_it_was_and_a_new_one_gets_what_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let (spool, _) = open(folder.path());
     spool.keep_sinks(&["a"]).unwrap();
+    assert_eq!(spool.waiting("a"), 0);
     spool.append(&[payload("one"), payload("two")]).unwrap();
     let (records, _) = rest(&spool, "a");
     spool.acknowledge("a", records[0].0).unwrap();
@@ -41,6 +42,7 @@ fn a_sink_goes_on_where_it_was_and_a_new_one_gets_what_is_there() {
     let (spool, torn) = open(folder.path());
     assert_eq!(torn, None);
     spool.append(&[payload("three")]).unwrap();
+    assert_eq!((spool.waiting("a"), spool.waiting("b")), (2, 3));
     assert_eq!(texts(&spool, "a"), ["two", "three"]);
     assert_eq!(texts(&spool, "b"), ["one", "two", "three"]);
     let numbers: Vec<u64> = rest(&spool, "b").0.iter().map(|(number, _)| *number).collect();

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod http;
+mod journal;
 mod local;
 mod rsyslog;
 mod world;
