@@ -1,6 +1,7 @@
 //! The project's own chores: `cargo xtask --help` lists them.
 
 mod bench;
+mod deb;
 mod demo;
 mod detect;
 mod fuzz;
@@ -27,6 +28,8 @@ enum Chore {
     Bench(bench::Args),
     /// Attack guests of every kernel, find the attacks, and write docs/detection.md
     DetectMatrix(detect::Args),
+    /// Build the Debian package
+    Deb(deb::Args),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Chore::XenLab => xen_lab(),
         Chore::Bench(args) => bench::run_all(&args),
         Chore::DetectMatrix(args) => detect::run_all(&args),
+        Chore::Deb(args) => deb::run_all(&args),
         Chore::Fuzz(args) => fuzz::run_all(&args),
     }
 }

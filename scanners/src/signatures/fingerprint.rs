@@ -7,7 +7,6 @@
 //! *Trusts*: the host's random numbers. *Never*: shows a digest or a key to anybody: that is what NH's promise rests on.
 
 use super::layout::Layout;
-use std::io::Read;
 
 const PAGE_BYTES: usize = 4096;
 const PAGE_PAIRS: usize = PAGE_BYTES / 16;
@@ -36,7 +35,7 @@ impl std::fmt::Debug for Digester {
 impl Digester {
     pub(super) fn new() -> std::io::Result<Digester> {
         let mut seed = [0; blake3::KEY_LEN];
-        std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+        getrandom::fill(&mut seed)?;
         Ok(Digester::of_seed(&seed))
     }
 
