@@ -21,6 +21,8 @@ pub const MAX_KNOWN: usize = 1024;
 /// VMs of which something is remembered.
 pub const MAX_VMS: usize = 4096;
 /// What was suppressed is told at once and then at this interval.
+/// Told by one call of [`Funnel::due`]; the others are due at the next.
+const MAX_DUE: usize = 1024;
 const REPORT_EVERY_MS: u64 = 60_000;
 /// An alert that was not raised for so long is forgotten.
 const FORGET_AFTER_MS: u64 = 24 * 3_600_000;
@@ -125,7 +127,7 @@ impl Funnel {
         for (name, vm) in &mut self.vms {
             let Vm { buckets, known, .. } = vm;
             for known in known.values_mut().filter(|known| known.is_due(now, &self.config)) {
-                if buckets[index(known.alert.severity())].take(now, &self.config) {
+                if told.len() < MAX_DUE && buckets[index(known.alert.severity())].take(now, &self.config) {
                     told.push(known.tell(now));
                 }
             }

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Raised together at most; more are taken in turn.
 const MAX_TOGETHER: usize = 256;
+/// Enter the spool together or not at all.
+const MAX_PART: usize = 32;
 /// How often repeats and suppressed alerts are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Damaged places that are remembered so that they are told once.
@@ -188,15 +190,38 @@ impl Inner {
             return Ok(());
         }
         let payloads: Vec<Vec<u8>> = told.iter_mut().map(limits::bounded_json).collect::<Result<_, _>>()?;
-        let ticket = self.spool.enqueue(&payloads);
+        // In small parts: what is left of a spool that is nearly full is used, and much that is due at once never waits for room for all.
+        let mut tickets = Vec::new();
+        let mut outcome = Ok(());
+        for part in payloads.chunks(MAX_PART) {
+            match self.spool.enqueue(part) {
+                Ok(ticket) => tickets.push(ticket),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
         drop(funnel);
-        match ticket.and_then(|ticket| self.spool.wait(ticket)) {
-            Ok(()) => Ok(()),
-            Err(error) => self.refused(&told, error),
+        let mut parts = told.chunks(MAX_PART);
+        for ticket in tickets {
+            let part = parts.next().unwrap_or_default();
+            if let Err(error) = self.spool.wait(ticket) {
+                self.take_back(part, &error);
+                outcome = Err(error);
+            }
+        }
+        let Err(error) = outcome else { return Ok(()) };
+        parts.for_each(|part| self.take_back(part, &error));
+        self.tell_refusals();
+        match error {
+            // It is counted and told, and who raises can do nothing about it. A disk that cannot be written to is another matter.
+            SpoolError::Full { .. } => Ok(()),
+            error => Err(error.into()),
         }
     }
-    /// A full spool is no error of the caller's: it is counted and told. A disk that cannot be written to is.
-    fn refused(&self, alerts: &[Alert], error: SpoolError) -> Result<(), PipelineError> {
+    /// Counts what could not be kept.
+    fn take_back(&self, alerts: &[Alert], error: &SpoolError) {
         let mut funnel = lock(&self.funnel);
         let new = alerts.iter().filter(|alert| funnel.take_back(alert)).count() as u64;
         drop(funnel);
@@ -205,20 +230,18 @@ impl Inner {
         refusals.now += new;
         refusals.reason = error.to_string();
         refusals.full = matches!(error, SpoolError::Full { .. });
-        let tell = new > 0 && refusals.now >= refusals.tell_at;
-        if tell {
-            refusals.tell_at = refusals.now.saturating_mul(10);
+    }
+    /// Tells at once, and then when there are ten times as many.
+    fn tell_refusals(&self) {
+        let mut refusals = lock(&self.refusals);
+        if refusals.now == 0 || refusals.now < refusals.tell_at {
+            return;
         }
+        refusals.tell_at = refusals.now.saturating_mul(10);
         let alert = health::refused(refusals.now, &refusals.reason, true);
         drop(refusals);
-        if tell {
-            // Where this fails too, it is told when the disk can be written to again.
-            self.write_own(alert).ok();
-        }
-        match error {
-            SpoolError::Full { .. } => Ok(()),
-            error => Err(error.into()),
-        }
+        // Where this fails too, it is told when the disk can be written to again.
+        self.write_own(alert).ok();
     }
     /// Says that alerts are kept again, once there is some room: not after each one that happens to fit.
     fn recovered(&self) {
@@ -265,6 +288,8 @@ impl Inner {
             let now = self.now();
             // What cannot be written is counted where it is refused, and stays due.
             self.pass(|funnel, told| funnel.due(now, told)).ok();
+            // It is tried again: a disk may have been too full even for the end of a file's life.
+            self.spool.tidy().ok();
             self.recovered();
             closing = lock(&self.closing);
             if !*closing {

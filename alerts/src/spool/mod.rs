@@ -199,8 +199,14 @@ impl Spool {
             *cursor = sequence;
         }
         let stored = cursor::store(&self.0.folder, sink, sequence);
-        self.0.reclaim()?;
+        self.tidy()?;
         stored
+    }
+    /// Removes what every sink has. Where that is everything, the last segment too, if it is large: nothing else would ever make room for
+    /// what comes next.
+    pub fn tidy(&self) -> Result<(), SpoolError> {
+        self.0.rotate()?;
+        self.0.reclaim()
     }
     /// How many records `sink` has not acknowledged, at most: sequences have gaps.
     pub fn waiting(&self, sink: &str) -> u64 {
@@ -247,6 +253,18 @@ impl Spool {
 impl Shared {
     fn used_bytes(&self) -> u64 {
         lock(&self.tail).segments.values().sum()
+    }
+    /// Begins a segment, if the last one is large and every sink has all of it.
+    fn rotate(&self) -> Result<(), SpoolError> {
+        let everywhere = lock(&self.cursors).values().min().copied().unwrap_or(0);
+        let mut writer = lock(&self.writer);
+        let mut tail = lock(&self.tail);
+        if everywhere >= tail.last && writer.end >= self.segment_bytes {
+            *writer = Writer::create(&self.folder, tail.last + 1)?;
+            tail.active = writer.first;
+            tail.segments.insert(writer.first, 0);
+        }
+        Ok(())
     }
     /// Removes segments that every sink has. The last one stays: its name keeps the sequence.
     fn reclaim(&self) -> Result<(), SpoolError> {

@@ -98,6 +98,25 @@ fn a_full_spool_refuses_and_still_says_so_and_takes_again() {
     spool.append(&[vec![b'x'; 4000]]).unwrap();
 }
 
+/// A bug that was: one write made the last segment as large as the spool may be, and the last one is not removed.
+#[test]
+fn a_spool_that_is_full_of_one_segment_that_everybody_has_takes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, _) = open(folder.path());
+    spool.keep_sinks(&["a"]).unwrap();
+    let tickets: Vec<Ticket> = (0..185).map(|_| spool.enqueue(&[vec![b'x'; 4000]]).unwrap()).collect();
+    tickets.into_iter().for_each(|ticket| spool.wait(ticket).unwrap());
+    spool.append(&[vec![b'x'; 60_000]]).unwrap_err();
+    let mut reader = spool.reader("a");
+    while !reader.next(500).unwrap().records.is_empty() {}
+    spool.acknowledge("a", spool.usage().last).unwrap();
+    spool.append(&[vec![b'y'; 60_000]]).unwrap();
+    assert_eq!(reader.next(500).unwrap().records.len(), 1);
+    drop((spool, reader));
+    let (spool, torn) = open(folder.path());
+    assert_eq!((torn, texts(&spool, "a").len()), (None, 1));
+}
+
 #[test]
 fn a_torn_end_is_cut_off_and_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -33,3 +33,26 @@ fn a_full_spool_is_told_keeps_what_it_has_and_goes_on() -> Result<()> {
     pipeline.close(PATIENCE);
     Ok(())
 }
+
+/// What is due at once is more than the spool holds: it is told in parts, as room comes.
+#[test]
+fn more_than_fits_at_once_is_told_in_parts() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (spool, log) = (folder.path().join("spool"), folder.path().join("log"));
+    fs::create_dir(&log)?;
+    let mut config = config(&spool, &log);
+    config.max_bytes = 1 << 20;
+    (config.funnel.per_second, config.funnel.burst) = (100_000, 100_000);
+    let pipeline = Pipeline::open(&config)?;
+    pipeline.raise_all((0..4000).map(alert).collect())?;
+    ensure!(pipeline.stats().refused > 2000, "{:?}", pipeline.stats());
+    fs::remove_dir(&log)?;
+    until("everything arrived", || {
+        let mut all = numbers(&written(&log));
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().eq(0..4000)
+    })?;
+    pipeline.close(PATIENCE);
+    Ok(())
+}
