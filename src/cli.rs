@@ -212,8 +212,11 @@ pub(crate) struct CheckArgs {
 
 #[derive(Args)]
 pub(crate) struct ReplayArgs {
-    /// Evidence that `lynceus check --evidence` kept
+    /// Evidence that `lynceus check --evidence` or `lynceus scan --evidence` kept
     pub(crate) file: PathBuf,
+    /// Rule files or folders, for a match of a signature: those that it was found with, or later ones
+    #[arg(short, long, num_args = 1.., value_name = "PATH")]
+    pub(crate) rules: Vec<PathBuf>,
     /// The folder with the kernel's modules, for a finding in the code of one
     #[arg(long, value_name = "DIR")]
     pub(crate) modules: Option<PathBuf>,
@@ -291,6 +294,9 @@ pub(crate) struct ScanArgs {
     /// With --every: this many scans and no more
     #[arg(long, value_name = "N", requires = "every")]
     pub(crate) times: Option<u32>,
+    /// Keep what shows each match of a rule in a file of this folder, for `lynceus replay --rules`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) evidence: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) look: LookArgs,
 }

@@ -8,7 +8,8 @@ use crate::output::{Outcome, Output};
 use anyhow::{Context, Result};
 use lynceus_alerts::Alert;
 use lynceus_introspect::{GapReason, Partial};
-use lynceus_scanners::{DETECTORS, Finding, evidence};
+use lynceus_scanners::evidence::{self, Evidence};
+use lynceus_scanners::{DETECTORS, Finding};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -103,8 +104,13 @@ fn keep(guest: &Guest, finding: &Finding, folder: &Path) -> Result<()> {
         eprintln!("lynceus: {}: {} does not show any more: no evidence was kept", guest.name, alert.id);
         return Ok(());
     };
+    write_evidence(&evidence, &alert.id, folder)
+}
+
+/// Writes evidence to a file that is named by the alert's id.
+pub(super) fn write_evidence(evidence: &Evidence, id: &str, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let path = folder.join(format!("{}.evidence", alert.id));
+    let path = folder.join(format!("{id}.evidence"));
     let file = File::create(&path).with_context(|| path.display().to_string())?;
     let mut file = BufWriter::new(file);
     let digest = evidence.write(&mut file).and_then(|digest| file.flush().map(|()| digest));

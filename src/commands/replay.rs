@@ -10,6 +10,7 @@ use lynceus_profiles::Profile;
 use lynceus_profiles::kernel_file::{self, Elsewhere, KernelImage};
 use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_scanners::evidence::{Compared, Evidence, Replayed};
+use lynceus_scanners::signatures::Rules;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 pub(super) fn run(output: Output, args: &ReplayArgs) -> Result<Outcome> {
     let named = || args.file.display().to_string();
     let evidence = Evidence::read(BufReader::new(open_regular(&args.file)?)).with_context(named)?;
+    if evidence.is_of_match() {
+        return replay_match(output, args, &evidence);
+    }
     let (profile, image) = match &args.kernel {
         Some(path) => given(path, &evidence)?,
         None => kept(args, &evidence)?,
@@ -28,12 +32,40 @@ pub(super) fn run(output: Output, args: &ReplayArgs) -> Result<Outcome> {
         "replayed from {} pages of {}, seen by lynceus {} with {}",
         about.pages, about.vm, about.written_by, about.detector
     );
-    match evidence.replay(profile, &compared).with_context(named)? {
+    tell(output, args, &evidence, evidence.replay(profile, &compared).with_context(named)?, &closing)
+}
+
+/// A signature's match takes its rules, and no kernel.
+fn replay_match(output: Output, args: &ReplayArgs, evidence: &Evidence) -> Result<Outcome> {
+    let named = || args.file.display().to_string();
+    if args.rules.is_empty() {
+        bail!("{}: a rule matched; give the rules with --rules", named());
+    }
+    let rules = Rules::load(&args.rules)?;
+    let about = &evidence.about;
+    let which = if evidence.is_by(&rules) { "the same rules" } else { "other rules than it was found with" };
+    let closing = format!(
+        "replayed from {} pages of {}, seen by lynceus {}; {which}",
+        about.pages, about.vm, about.written_by
+    );
+    tell(output, args, evidence, evidence.replay_match(&rules).with_context(named)?, &closing)
+}
+
+fn tell(
+    output: Output,
+    args: &ReplayArgs,
+    evidence: &Evidence,
+    replayed: Replayed,
+    closing: &str,
+) -> Result<Outcome> {
+    match replayed {
         Replayed::Same(finding) => {
-            alerts::tell(output, &about.vm, Partial { items: vec![*finding], ..Partial::default() }, &closing)
+            let found = Partial { items: vec![*finding], ..Partial::default() };
+            alerts::tell(output, &evidence.about.vm, found, closing)
         }
         Replayed::Other(found) => {
-            eprintln!("lynceus: {}: the finding does not show again; {} others do", named(), found.len());
+            let file = args.file.display();
+            eprintln!("lynceus: {file}: the finding does not show again; {} others do", found.len());
             Ok(Outcome::Incomplete)
         }
     }

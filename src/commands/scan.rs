@@ -1,6 +1,7 @@
 //! `lynceus scan`: YARA signatures and file hashes over the memory of guests, once or again and again.
 
 use super::alerts;
+use super::check::write_evidence;
 use crate::attach::Guest;
 use crate::cli::{ScanArgs, ScanScope};
 use crate::output::{Outcome, Output, escape};
@@ -8,13 +9,14 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use lynceus_alerts::Alert;
 use lynceus_introspect::{GapReason, Partial};
-use lynceus_scanners::Finding;
 use lynceus_scanners::signatures::{
-    self, HashList, PathPattern, Progress, Rules, ScanCache, Scope, Summary, Unserved, Wanted,
+    self, HashList, Keeper, PathPattern, Progress, Rules, ScanCache, Scope, Summary, Unserved, Wanted,
 };
+use lynceus_scanners::{Finding, evidence};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// The cache's part of a guest's RAM.
@@ -30,6 +32,7 @@ struct Plan {
     scope: Scope,
     threads: usize,
     cache: Option<ScanCache>,
+    evidence: Option<PathBuf>,
 }
 
 /// Scans. Rule files that cannot be used make the scan incomplete.
@@ -95,12 +98,21 @@ fn plan(args: &ScanArgs) -> Result<Plan> {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.jobs.map_or(cores, |jobs| usize::from(jobs.get()));
-    Ok(Plan { rules, hashes, path: args.path.as_deref().map(PathPattern::new), scope, threads, cache: None })
+    Ok(Plan {
+        rules,
+        hashes,
+        path: args.path.as_deref().map(PathPattern::new),
+        scope,
+        threads,
+        cache: None,
+        evidence: args.evidence.clone(),
+    })
 }
 
 /// One scan of one guest. Findings that were told before are not told again.
 fn scan(output: Output, guest: &Guest, plan: &Plan, told: &mut HashSet<String>) -> Result<Outcome> {
-    let Plan { rules, hashes, path, scope, threads, cache } = plan;
+    let Plan { rules, hashes, path, scope, threads, cache, evidence } = plan;
+    let keeper = evidence.is_some().then(Keeper::default);
     let wanted = Wanted {
         rules,
         hashes: hashes.as_ref(),
@@ -108,6 +120,7 @@ fn scan(output: Output, guest: &Guest, plan: &Plan, told: &mut HashSet<String>) 
         path: path.as_ref(),
         threads: *threads,
         cache: cache.as_ref(),
+        keep: keeper.as_ref(),
     };
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} in {msg} regions, {bytes_per_sec}") {
@@ -132,6 +145,9 @@ fn scan(output: Output, guest: &Guest, plan: &Plan, told: &mut HashSet<String>) 
     let seen_before = all.items.len();
     all.items.retain(is_new);
     let again = seen_before - all.items.len();
+    if let (Some(folder), Some(keeper)) = (evidence, &keeper) {
+        all.items.iter().try_for_each(|finding| keep(guest, finding, keeper, folder))?;
+    }
     let closing = closing(&guest.name, plan, &summary, started.elapsed(), again);
     let outcome = alerts::tell(output, &guest.name, all, &closing)?;
     if output.is_json() {
@@ -139,6 +155,21 @@ fn scan(output: Output, guest: &Guest, plan: &Plan, told: &mut HashSet<String>) 
         writeln!(std::io::stderr().lock(), "{}", serde_json::to_string(&line)?)?;
     }
     Ok(if again > 0 { outcome.and(Outcome::Findings) } else { outcome })
+}
+
+/// Writes what shows a rule's match to a file of its own; what is no match of a rule has none.
+fn keep(guest: &Guest, finding: &Finding, keeper: &Keeper, folder: &Path) -> Result<()> {
+    if finding.rule.is_none() {
+        return Ok(());
+    }
+    let alert = Alert::new(&guest.name, finding.clone(), SystemTime::now());
+    match evidence::of_match(guest.linux(), &guest.name, alert.time_ms, finding, keeper) {
+        Some(evidence) => write_evidence(&evidence, &alert.id, folder),
+        None => {
+            eprintln!("lynceus: {}: {}: too much to keep what shows it", guest.name, alert.id);
+            Ok(())
+        }
+    }
 }
 
 /// What a scan covered, in a line.

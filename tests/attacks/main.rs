@@ -8,6 +8,7 @@ mod credentials;
 mod hiding;
 mod hostile;
 mod integrity;
+mod kept;
 mod lists;
 mod module_text;
 mod page_tables;

@@ -31,13 +31,14 @@ fn module() -> Vec<u8> {
         relocations.extend((symbol << 32 | kind).to_le_bytes());
         relocations.extend(addend.to_le_bytes());
     }
-    let parts: [(&str, u32, u64, &[u8], [u32; 2], u64); 6] = [
-        (".text", 1, 6, &text, [0, 0], 0),
+    let tail = [strings.as_slice(), names].concat();
+    let parts = [
+        (".text", 1u32, 6u64, &text[..], [0u32, 0], 0u64),
         (".rela.text", 4, 0x40, &relocations, [5, 1], 24),
         (".bss", 8, 3, b"", [0, 0], 0),
         (".modinfo", 1, 2, info, [0, 0], 0),
         (".symtab", 2, 0, &symbols, [6, 2], 24),
-        (".strtab", 3, 0, &[strings.as_slice(), names].concat(), [0, 0], 0),
+        (".strtab", 3, 0, &tail, [0, 0], 0),
     ];
     let (mut body, mut table) = (Vec::new(), vec![0u8; 64]);
     for (part, kind, flags, data, [link, info], entry) in parts {

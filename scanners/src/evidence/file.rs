@@ -41,6 +41,9 @@ pub enum EvidenceError {
     /// Another release's detector.
     #[error("no detector is called {0:?}: another release wrote this")]
     Detector(String),
+    /// A detector's finding.
+    #[error("it is no evidence of a signature's match")]
+    NoMatch,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -180,6 +183,7 @@ mod tests {
             build_id: None,
             compared: true,
             modules: false,
+            region: None,
             slide: 1 << 21,
             text: 0,
             root: 4096,

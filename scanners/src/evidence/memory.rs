@@ -8,13 +8,20 @@ pub(super) const PAGE: u64 = 4096;
 
 /// Pages by their frame number, and the frames that entries of page tables name, where these are not the same number.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Pages {
-    pub(super) pages: BTreeMap<u64, Box<[u8; PAGE as usize]>>,
+pub(crate) struct Pages {
+    pub(crate) pages: BTreeMap<u64, Box<[u8; PAGE as usize]>>,
     pub(super) frames: BTreeMap<u64, u64>,
-    pub(super) ram: Vec<GpaRange>,
+    pub(crate) ram: Vec<GpaRange>,
 }
 
 impl Pages {
+    /// Adds bytes of one page; the rest of it is zeros.
+    pub(crate) fn put(&mut self, at: Gpa, bytes: &[u8]) {
+        let page = self.pages.entry(at.0 / PAGE).or_insert_with(|| Box::new([0; PAGE as usize]));
+        let place = page.iter_mut().skip(at.page_offset() as usize);
+        place.zip(bytes).for_each(|(to, byte)| *to = *byte);
+    }
+
     /// Fills `buf` page by page; `missing` gives a page that is not there.
     fn fill(
         &self,

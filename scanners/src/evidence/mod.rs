@@ -12,6 +12,7 @@ mod memory;
 
 pub use file::EvidenceError;
 
+use crate::signatures::{self, Keeper, Region, Rules};
 use crate::{DETECTORS, Detector, Finding};
 use lynceus_introspect::linux::{Kernel, Layouts, LinuxGuest};
 use lynceus_introspect::observe::Options;
@@ -20,7 +21,8 @@ use lynceus_introspect::{Gpa, SharedMemory};
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_profiles::{Identity, Profile};
-use memory::{Pages, Remembering};
+pub(crate) use memory::Pages;
+use memory::Remembering;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +54,9 @@ pub struct About {
     /// Whether the files of its modules were compared with, and are needed again.
     #[serde(default)]
     pub modules: bool,
+    /// The region in which a signature matched; for nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Region>,
     /// What KASLR added to the kernel's addresses.
     pub slide: u64,
     /// Guest-physical address of its text.
@@ -101,19 +106,39 @@ pub fn collect(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding) ->
         return None;
     }
     shrink(&mut pages, shows);
+    let compared = (compared.image.is_some(), compared.modules.is_some() && detector.name == "module_text");
+    let about = about(guest, vm, time_ms, finding, &pages)?;
+    Some(Evidence { about: About { compared: compared.0, modules: compared.1, ..about }, pages })
+}
+
+/// The evidence of a signature's match, from what was kept while the guest was scanned; none where it was too much.
+pub fn of_match(
+    guest: &LinuxGuest,
+    vm: &str,
+    time_ms: u64,
+    finding: &Finding,
+    keeper: &Keeper,
+) -> Option<Evidence> {
+    let kept = keeper.kept(finding)?;
+    let about = about(guest, vm, time_ms, finding, &kept.pages)?;
+    Some(Evidence { about: About { region: Some(kept.region), ..about }, pages: kept.pages })
+}
+
+fn about(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding, pages: &Pages) -> Option<About> {
     let kernel = guest.kernel();
     let identity = &kernel.profile.identity;
-    let about = About {
+    Some(About {
         lynceus_evidence: 1,
         written_by: env!("CARGO_PKG_VERSION").to_owned(),
         vm: vm.to_owned(),
         time_ms,
-        detector: detector.name.to_owned(),
+        detector: finding.detector.to_string(),
         finding: serde_json::to_value(finding).ok()?,
         banner: identity.banner.clone(),
         build_id: identity.build_id.map(|id| id.to_string()),
-        compared: guest.image().is_some(),
-        modules: guest.module_files().is_some() && detector.name == "module_text",
+        compared: false,
+        modules: false,
+        region: None,
         slide: kernel.slide,
         text: kernel.text.0,
         root: kernel.root.table.0,
@@ -121,8 +146,7 @@ pub fn collect(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding) ->
         ram: pages.ram.iter().map(|range| (range.start.0, range.len_bytes)).collect(),
         pages: pages.pages.len(),
         frames: pages.frames.iter().map(|(entry, frame)| (*entry, *frame)).collect(),
-    };
-    Some(Evidence { about, pages })
+    })
 }
 
 /// What evidence shows.
@@ -141,6 +165,30 @@ impl Evidence {
             (Some(ours), Some(theirs)) => *ours == theirs.to_string(),
             _ => self.about.banner == identity.banner,
         }
+    }
+
+    /// Whether it is of a signature's match, which takes the rules and no kernel to see again.
+    pub fn is_of_match(&self) -> bool {
+        self.about.region.is_some()
+    }
+
+    /// Whether these are, to the byte, the rules that matched.
+    pub fn is_by(&self, rules: &Rules) -> bool {
+        self.about.region.as_ref().is_some_and(|region| region.rules == rules.text_digest())
+    }
+
+    /// Scans what was kept again.
+    pub fn replay_match(&self, rules: &Rules) -> Result<Replayed, EvidenceError> {
+        let region = self.about.region.as_ref().ok_or(EvidenceError::NoMatch)?;
+        let wrong = |why: String| EvidenceError::Line { line: 1, why };
+        let wanted: Finding =
+            serde_json::from_value(self.about.finding.clone()).map_err(|error| wrong(error.to_string()))?;
+        let found = signatures::rescan(region, wanted.subject.clone(), &self.pages, rules)
+            .map_err(|error| wrong(error.to_string()))?;
+        Ok(match found.iter().any(|found| signatures::is_same(found, &wanted)) {
+            true => Replayed::Same(Box::new(wanted)),
+            false => Replayed::Other(found),
+        })
     }
 
     /// Looks for the finding again, with a profile of that kernel, and the files that it was compared with.

@@ -7,6 +7,7 @@ use super::content::Content;
 use super::engine::{Cut, Verdict};
 use super::fingerprint::Fingerprint;
 use super::hashes::{HashList, Listed};
+use super::keeper::Keeper;
 use super::walk::Job;
 use super::{Rules, Summary, tell};
 use crate::{Finding, Subject};
@@ -28,6 +29,7 @@ pub(super) struct Bench<'s> {
     pub(super) rules: &'s Rules,
     pub(super) hashes: Option<&'s HashList>,
     pub(super) cache: Option<&'s ScanCache>,
+    pub(super) keep: Option<&'s Keeper>,
     /// Regions that used up their budget.
     pub(super) cut: AtomicU32,
 }
@@ -78,8 +80,13 @@ impl Bench<'_> {
             None => {}
         }
         if listed != Some(Listed::Allow) {
-            let told = known.hits.iter().map(|hit| tell::finding(hit, &job, content, digest.clone()));
-            done.found.items.extend(told);
+            for hit in known.hits.iter() {
+                let finding = tell::finding(hit, &job, content, digest.clone());
+                if let Some(keeper) = self.keep {
+                    keeper.keep(self.rules, &job, content, hit, &finding);
+                }
+                done.found.items.push(finding);
+            }
         }
         done
     }

@@ -21,6 +21,7 @@ mod finder;
 mod fingerprint;
 mod hashes;
 mod judge;
+mod keeper;
 mod layout;
 #[cfg(feature = "libyara")]
 mod libyara;
@@ -44,6 +45,8 @@ mod windows;
 
 pub use cache::ScanCache;
 pub use hashes::{BadLine, HashList, HashesError, Listed};
+pub use keeper::{BadRegion, Keeper, Region};
+pub(crate) use keeper::{is_same, rescan};
 pub use paths::PathPattern;
 pub use rules::{BadRules, Rules, RulesError};
 pub use served::Unserved;
@@ -94,12 +97,14 @@ pub struct Wanted<'w> {
     pub threads: usize,
     /// What earlier scans found out.
     pub cache: Option<&'w ScanCache>,
+    /// Where what shows matches is kept.
+    pub keep: Option<&'w Keeper>,
 }
 
 impl<'w> Wanted<'w> {
     /// Rules over a scope, on one thread.
     pub fn new(rules: &'w Rules, scope: Scope) -> Wanted<'w> {
-        Wanted { rules, hashes: None, scope, path: None, threads: 1, cache: None }
+        Wanted { rules, hashes: None, scope, path: None, threads: 1, cache: None, keep: None }
     }
 }
 
@@ -197,8 +202,8 @@ pub fn scan(
     wanted: &Wanted<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> (Partial<Finding>, Summary) {
-    let Wanted { rules, hashes, cache, .. } = *wanted;
-    let bench = Bench { memory: &**guest.memory(), rules, hashes, cache, cut: AtomicU32::new(0) };
+    let Wanted { rules, hashes, cache, keep, .. } = *wanted;
+    let bench = Bench { memory: &**guest.memory(), rules, hashes, cache, keep, cut: AtomicU32::new(0) };
     let (mut found, summary) = pool::run(&bench, wanted.threads, progress, |hand_on| {
         let mut walker = Walker::new(guest, options, hand_on);
         walker.all(wanted.scope, wanted.path);

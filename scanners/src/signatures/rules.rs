@@ -33,6 +33,8 @@ pub struct Rules {
     unserved: Vec<Unserved>,
     asks_for_names: bool,
     digest: [u8; blake3::OUT_LEN],
+    /// Of their text alone, wherever the files are.
+    text_digest: blake3::Hash,
 }
 
 /// A file that could not be used, or not wholly.
@@ -155,12 +157,13 @@ impl Rules {
     }
 
     fn of(scanner: Scanner, sources: &[Source], bad: Vec<BadRules>, for_rescans: bool) -> Rules {
-        let mut digest = blake3::Hasher::new();
+        let (mut digest, mut text_digest) = (blake3::Hasher::new(), blake3::Hasher::new());
         let (mut unserved, mut asks_for_names) = (Vec::new(), false);
         for source in sources {
             for part in [&source.namespace, &source.text] {
                 digest.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
             }
+            text_digest.update(blake3::hash(source.text.as_bytes()).as_bytes());
             asks_for_names |= served::asks_for_names(&source.text);
             // What compiled can be parsed.
             if let Ok(file) = boreal_parser::parse(&source.text) {
@@ -179,6 +182,7 @@ impl Rules {
             unserved,
             asks_for_names,
             digest,
+            text_digest: text_digest.finalize(),
         }
     }
 
@@ -223,6 +227,11 @@ impl Rules {
     /// What stands for all rules in keys of a cache.
     pub(super) fn digest(&self) -> &[u8] {
         &self.digest
+    }
+
+    /// What stands for their text: hexadecimal.
+    pub(crate) fn text_digest(&self) -> String {
+        self.text_digest.to_hex().to_string()
     }
 }
 
