@@ -9,7 +9,7 @@ use crate::sandbox::{
     ATTEMPTS, AttemptTarget, Layer, Limits, Went, close_inherited, lock_down, lock_down_but, prepare_attempt,
 };
 use anyhow::{Context, Result};
-use lynceus_scanners::signatures::{self, Rules, Scope, Wanted};
+use lynceus_scanners::signatures::{self, Rules, ScanCache, Scope, Wanted};
 use lynceus_scanners::{DETECTORS, Finding};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -18,6 +18,8 @@ use std::time::Instant;
 
 /// Threads of the scan: more than one, to see that they can be started.
 const THREADS: usize = 2;
+/// What a scan may remember.
+const CACHE_BYTES: usize = 16 << 20;
 /// What every Linux kernel has in its memory.
 const RULE: &str = "rule linux_banner { strings: $banner = \"Linux version \" condition: $banner }";
 
@@ -77,7 +79,7 @@ pub(super) fn work(target: &str, args: &SandboxArgs) -> Result<Outcome> {
     let prepared = Prepared::open(target, &args.look)?.with_image(None)?.for_worker(target, None)?;
     let rules = match args.rules.as_slice() {
         [] => Rules::from_text("selftest", RULE)?,
-        paths => Rules::load(paths)?,
+        paths => Rules::load_for_rescans(paths)?,
     };
     say(&Line::LockedDown(lock_down(&Limits::default())?))?;
     let started = Instant::now();
@@ -85,7 +87,8 @@ pub(super) fn work(target: &str, args: &SandboxArgs) -> Result<Outcome> {
     let image = guest.find_image()?;
     let found = check::look(&guest);
     let scope = Scope { processes: true, files: true, kernel: true, physical: false, pid: None };
-    let wanted = Wanted { threads: THREADS, ..Wanted::new(&rules, scope) };
+    let cache = ScanCache::new(CACHE_BYTES)?;
+    let wanted = Wanted { threads: THREADS, cache: Some(&cache), ..Wanted::new(&rules, scope) };
     let (matched, summary) = signatures::scan(guest.linux(), &guest.options, &wanted, &mut |_| ());
     let gaps = [&found, &matched].map(|look| (look.gaps.len() as u64).saturating_add(look.more_gaps));
     say(&Line::Worked(Box::new(Work {
