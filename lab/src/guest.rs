@@ -1,6 +1,7 @@
 //! A running guest: booted under QEMU's software emulation, asked over a second serial port, gone when dropped.
 
 use crate::kernels::{self, KernelVersion};
+use crate::luggage::Luggage;
 use crate::qmp::{self, Qmp};
 use crate::scenery::{self, Scenery};
 use crate::truth::{Symbol, Truth, parse_kallsyms};
@@ -70,6 +71,8 @@ pub struct Spec {
     pub scenery: Scenery,
     /// A network card; `eth0` in the guest, without an address.
     pub card: Option<Card>,
+    /// What it brings along.
+    pub luggage: Option<Luggage>,
 }
 
 impl Spec {
@@ -77,7 +80,17 @@ impl Spec {
     pub fn new(kernel: KernelVersion, paging: Paging) -> Spec {
         let name = format!("lab-{kernel}-{paging}");
         let scenery = Scenery::Full;
-        Spec { name, kernel, paging, memory_mib: 256, vcpus: 1, private_ram: false, scenery, card: None }
+        Spec {
+            name,
+            kernel,
+            paging,
+            memory_mib: 256,
+            vcpus: 1,
+            private_ram: false,
+            scenery,
+            card: None,
+            luggage: None,
+        }
     }
 
     /// A small guest that runs nothing but what any system may run.
@@ -123,8 +136,13 @@ impl Guest {
     fn boot_once(spec: &Spec) -> Result<Guest> {
         let kernel = kernels::fetch(spec.kernel)?;
         let build = if spec.card.is_some() { initramfs::build_with_card } else { initramfs::build };
-        let initramfs = build(&kernel)?;
+        let mut initramfs = build(&kernel)?;
         let folder = tempfile::Builder::new().prefix("guest-").tempdir_in(folder::lab("run")?)?;
+        if let Some(luggage) = &spec.luggage {
+            let both = [fs::read(&initramfs)?, luggage.pack(&kernel)?].concat();
+            initramfs = folder.path().join("initramfs");
+            fs::write(&initramfs, both)?;
+        }
         let qemu = start(spec, &kernel.vmlinuz, &initramfs, folder.path())?;
         let mut qemu = Reaper(Some(qemu));
         let booted = (|| {

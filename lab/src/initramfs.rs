@@ -56,8 +56,9 @@ fn guest_program() -> Result<PathBuf> {
 pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
     // Working trees may share the lab's folder, but cargo would take the program of one for that of another.
     let tree = blake3::hash(folder::workspace().as_os_str().as_encoded_bytes()).to_hex();
-    let target = folder::lab(&format!("guest/{}", tree.get(..8).unwrap_or_default()))?;
-    let lock = fs::File::create(folder::lab("locks")?.join("guest"))?;
+    let tree = tree.get(..8).unwrap_or_default();
+    let target = folder::lab(&format!("guest/{tree}"))?;
+    let lock = fs::File::create(folder::lab("locks")?.join(format!("guest-{tree}")))?;
     lock.lock()?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--package", package, "--target", TRIPLE]);

@@ -12,6 +12,7 @@ pub mod guest;
 pub mod images;
 pub mod initramfs;
 pub mod kernels;
+pub mod luggage;
 pub mod module;
 pub mod packages;
 mod qmp;
