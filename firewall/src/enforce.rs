@@ -4,8 +4,8 @@
 //! *Never*: takes rules away before the new ones are there; when nft refuses, the old rules and the old state stay.
 
 use crate::evaluate::Names;
-use crate::nft::ask::ANSWERS;
-use crate::nft::model::{Command, Object, Table, Transaction};
+use crate::nft::ask::{ANSWERS, FIRST_QUEUE};
+use crate::nft::model::{Chain, Command, Object, Queue, Rule, Statement, Table, Transaction};
 use crate::nft::table::{Tables, generation_chain, tables};
 use crate::nft::{self, Nft, Path as PortPath, TABLE, antispoof, install, update};
 use crate::state::{Pending, State, StateError, Store};
@@ -211,6 +211,17 @@ pub fn bridge_has_conntrack(nft: &Nft) -> bool {
     let probe = State { generation: 1, ..State::default() };
     let tables = tables(&probe.host(PortPath::Bridged), PortPath::Bridged, 1, &probe.moment());
     nft.check(&install(&tables)).is_ok()
+}
+
+/// Whether the kernel can hold packets until somebody answers for them: asked of it, with a table that is never made.
+pub fn holds_packets(nft: &Nft) -> bool {
+    let (family, table) = ("inet".to_owned(), format!("{TABLE}-probe"));
+    let chain =
+        Chain { family: family.clone(), table: table.clone(), name: "c".to_owned(), ..Chain::default() };
+    let expr = vec![Statement::Queue(Queue { num: FIRST_QUEUE.into() })];
+    let rule = Rule { family: family.clone(), table: table.clone(), chain: chain.name.clone(), expr };
+    let all = [Object::Table(Table { family, name: table }), Object::Chain(chain), Object::Rule(rule)];
+    nft.check(&Transaction { nftables: all.into_iter().map(Command::Add).collect() }).is_ok()
 }
 
 /// Takes all our tables away: nothing is guarded any more.

@@ -104,18 +104,23 @@ pub fn at_once(group: u16) -> Vec<u8> {
 }
 
 fn configuration(group: u16, attribute: &[u8]) -> Vec<u8> {
-    let len = (HEADER_BYTES + GENERAL_BYTES + attribute.len()) as u32;
+    message(CONFIG, REQUEST_AND_ACK, group, attribute)
+}
+
+/// A message to nfnetlink, about a group or a queue.
+pub(crate) fn message(kind: u16, flags: u16, number: u16, attributes: &[u8]) -> Vec<u8> {
+    let len = (HEADER_BYTES + GENERAL_BYTES + attributes.len()) as u32;
     let mut message = len.to_le_bytes().to_vec();
-    message.extend(CONFIG.to_le_bytes());
-    message.extend(REQUEST_AND_ACK.to_le_bytes());
+    message.extend(kind.to_le_bytes());
+    message.extend(flags.to_le_bytes());
     message.extend([0; 8]);
     message.extend([0, 0]);
-    message.extend(group.to_be_bytes());
-    message.extend(attribute);
+    message.extend(number.to_be_bytes());
+    message.extend(attributes);
     message
 }
 
-fn attribute_bytes(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute_bytes(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = ((4 + value.len()) as u16).to_le_bytes().to_vec();
     bytes.extend(kind.to_le_bytes());
     bytes.extend(value);
@@ -139,11 +144,11 @@ pub fn parse(mut datagram: &[u8]) -> Vec<Told> {
     all
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
@@ -151,7 +156,7 @@ fn big_half(bytes: &[u8], at: usize) -> Option<u16> {
     half(bytes, at).map(u16::swap_bytes)
 }
 
-fn big_word(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn big_word(bytes: &[u8], at: usize) -> Option<u32> {
     word(bytes, at).map(u32::swap_bytes)
 }
 
@@ -205,7 +210,7 @@ fn named(prefix: &str, event: &mut FlowEvent) -> Option<()> {
 }
 
 /// As much as the packet says of itself.
-fn packet(packet: &[u8], event: &mut FlowEvent) {
+pub(crate) fn packet(packet: &[u8], event: &mut FlowEvent) {
     let _ = match packet.first().map(|first| first >> 4) {
         Some(4) => ip4(packet, event),
         Some(6) => ip6(packet, event),
@@ -271,7 +276,7 @@ mod tests {
     use super::*;
 
     /// A message of the kernel's with these attributes.
-    fn message(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    fn told(attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let body: Vec<u8> =
             attributes.iter().flat_map(|(kind, value)| attribute_bytes(*kind, value)).collect();
         let len = (HEADER_BYTES + GENERAL_BYTES + body.len()) as u32;
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn a_denied_connection() {
         let time = [0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0x0b, 0xb8];
-        let event = only(&message(&[
+        let event = only(&told(&[
             (attribute::TIME, &time),
             (attribute::IN, &[0, 0, 0, 7]),
             (attribute::PREFIX, b"lynceus deny web-1 in site/web http\0"),
@@ -319,7 +324,7 @@ mod tests {
     #[test]
     fn a_later_fragment_has_no_ports() {
         let event =
-            only(&message(&[(attribute::PREFIX, b"lynceus deny a in r\0"), (attribute::PAYLOAD, &tcp(1))]));
+            only(&told(&[(attribute::PREFIX, b"lynceus deny a in r\0"), (attribute::PAYLOAD, &tcp(1))]));
         assert_eq!((event.service, event.source_port), (None, None));
         assert!(event.source.is_some());
     }
@@ -334,7 +339,7 @@ mod tests {
         packet.extend([17, 0, 0, 1, 0, 0, 0, 0]);
         packet.extend([0, 53, 0, 99, 0, 8, 0, 0]);
         let event =
-            only(&message(&[(attribute::PREFIX, b"lynceus allow a out r\0"), (attribute::PAYLOAD, &packet)]));
+            only(&told(&[(attribute::PREFIX, b"lynceus allow a out r\0"), (attribute::PAYLOAD, &packet)]));
         assert_eq!(
             (event.service.as_deref(), event.source_port, event.bytes),
             (Some("udp/99"), Some(53), Some(64))
@@ -343,20 +348,18 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_or_not_ours_says_less_and_breaks_nothing() {
-        let whole = message(&[(attribute::PREFIX, b"lynceus spoofed arp\0"), (attribute::PAYLOAD, &tcp(0))]);
+        let whole = told(&[(attribute::PREFIX, b"lynceus spoofed arp\0"), (attribute::PAYLOAD, &tcp(0))]);
         for len in 0..whole.len() {
             assert!(parse(&whole[..len]).is_empty(), "{len}");
         }
         assert_eq!(only(&whole).rule, "arp");
-        assert!(parse(&message(&[(attribute::PREFIX, b"others: deny\0")])).is_empty());
+        assert!(parse(&told(&[(attribute::PREFIX, b"others: deny\0")])).is_empty());
         let refused =
             [&20u32.to_le_bytes()[..], &2u16.to_le_bytes(), &[0; 10], &(-16i32).to_le_bytes()].concat();
         assert_eq!(parse(&refused), [Told::Answer(-16)]);
         for packet in [&[][..], &[0x45], &[0x60; 39], &[0xff; 64]] {
-            let event = only(&message(&[
-                (attribute::PREFIX, b"lynceus deny a in r\0"),
-                (attribute::PAYLOAD, packet),
-            ]));
+            let event =
+                only(&told(&[(attribute::PREFIX, b"lynceus deny a in r\0"), (attribute::PAYLOAD, packet)]));
             assert_eq!(event.service, None);
         }
     }

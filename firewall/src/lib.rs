@@ -19,6 +19,7 @@ pub mod nft;
 pub mod packet;
 pub mod ports;
 pub mod process;
+pub mod queue;
 pub mod state;
 pub mod suite;
 pub mod tiers;

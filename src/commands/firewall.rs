@@ -280,6 +280,8 @@ pub(super) fn restore(args: &StateArgs) -> Result<Outcome> {
     };
     let policies = state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
     state.ports = ports(&policies, &nft)?;
+    // Another kernel may run now.
+    state.holds = state.holds && enforce::holds_packets(&nft);
     state.at = Timestamp::now();
     let generation = State { generation: state.generation, ..State::default() };
     // Built on nothing: whatever is in the kernel is replaced.

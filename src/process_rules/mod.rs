@@ -12,15 +12,16 @@ mod question;
 mod vm;
 mod who;
 
-use crate::nflog::Listener;
+use crate::nflog::{Listener, Queues};
 use lynceus_firewall::flows::FlowEvent;
 use lynceus_firewall::nft::ask::ASK_GROUP;
+use lynceus_policy::Direction;
 use policies::Policies;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use vm::Vm;
+use std::time::{Duration, SystemTime};
+use vm::{Ask, Held, Vm};
 
 /// How often it is looked whether other VMs have rules about processes now.
 const TICK: Duration = Duration::from_secs(1);
@@ -44,12 +45,13 @@ pub(crate) fn start(folder: PathBuf, tell: Tell) {
     let policies = Arc::new(Policies::new(folder));
     let vms = Vms::default();
     std::thread::spawn(move || {
-        let mut is_heard = false;
+        let (mut is_heard, mut is_held) = (false, false);
         loop {
             let wanted = policies.with_processes();
             attend(&vms, &wanted, &policies, &tell);
-            if !is_heard && !wanted.is_empty() {
-                is_heard = hear(&vms, &tell);
+            if !wanted.is_empty() {
+                is_heard = is_heard || hear(&vms, &tell);
+                is_held = is_held || policies.holds() && hold(&vms, &policies, &tell);
             }
             std::thread::sleep(TICK);
         }
@@ -82,7 +84,7 @@ fn hear(vms: &Vms, tell: &Tell) -> bool {
         loop {
             // What was lost is sent again by its sender.
             match listener.next() {
-                Ok(flows) => flows.into_iter().flatten().for_each(|flow| hand_over(&vms, flow)),
+                Ok(flows) => flows.into_iter().flatten().for_each(|flow| hand_over(&vms, flow, None)),
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }
@@ -90,9 +92,45 @@ fn hear(vms: &Vms, tell: &Tell) -> bool {
     true
 }
 
+/// Reads the queues of packets that wait; whether that could be begun.
+fn hold(vms: &Vms, policies: &Arc<Policies>, tell: &Tell) -> bool {
+    let queues = match Queues::open() {
+        Ok(queues) => Arc::new(queues),
+        Err(error) => {
+            let text = format!("packets that wait cannot be answered: {error:#}");
+            tell(News::Guest { vm: String::new(), text });
+            return false;
+        }
+    };
+    let (vms, policies) = (vms.clone(), policies.clone());
+    std::thread::spawn(move || {
+        loop {
+            let Ok(packets) = queues.next() else {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            };
+            for (waiting, flow) in packets {
+                let held = Held { queues: queues.clone(), waiting, is_answered: false };
+                let Some((direction, is_reply)) = waiting.way() else { continue };
+                let (came, goes) = flow.interfaces;
+                let own = if (direction == Direction::In) == is_reply { came } else { goes };
+                let vm = policies.vm_behind(own).unwrap_or_default();
+                let direction = direction.name().to_owned();
+                hand_over(&vms, FlowEvent { vm, direction, time_ms: now_ms(), ..flow }, Some(held));
+            }
+        }
+    });
+    true
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A VM that asks faster than its memory can be searched waits for its own answers.
-fn hand_over(vms: &Vms, flow: FlowEvent) {
+fn hand_over(vms: &Vms, flow: FlowEvent, held: Option<Held>) {
     if let Some(vm) = vms.lock().unwrap_or_else(PoisonError::into_inner).get(&flow.vm) {
-        vm.ask(flow);
+        vm.ask(Ask { flow, held });
     }
 }

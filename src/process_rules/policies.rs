@@ -29,6 +29,17 @@ impl Policies {
         Some(state)
     }
 
+    /// Whether the kernel's rules hold packets, and do not drop and tell of them.
+    pub(super) fn holds(&self) -> bool {
+        self.now().is_some_and(|state| state.holds)
+    }
+
+    /// The VM behind the interface of this number.
+    pub(super) fn vm_behind(&self, index: Option<u32>) -> Option<String> {
+        let state = self.now()?;
+        state.ports.values().find(|port| Some(port.index) == index).map(|port| port.vm.clone())
+    }
+
     /// The VMs with rules about processes.
     pub(super) fn with_processes(&self) -> BTreeSet<String> {
         let Some(state) = self.now() else { return BTreeSet::new() };

@@ -7,14 +7,16 @@ use super::policies::Policies;
 use super::question::Question;
 use super::who::who;
 use super::{News, Tell};
+use crate::nflog::Queues;
 use anyhow::{Result, bail};
 use lynceus_firewall::flows::FlowEvent;
 use lynceus_firewall::nft::Nft;
+use lynceus_firewall::queue::Waiting;
 use lynceus_firewall::{Moment, Who, judge};
 use lynceus_introspect::find;
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::target::Target;
-use lynceus_policy::Timestamp;
+use lynceus_policy::{Timestamp, Verdict};
 use lynceus_profiles::store::ProfileStore;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, channel, sync_channel};
@@ -27,9 +29,23 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks whether an attach has come to its end.
 const TICK: Duration = Duration::from_millis(200);
 
+/// A packet that waits for its verdict. Whatever happens it gets one.
+pub(super) struct Held {
+    pub(super) queues: Arc<Queues>,
+    pub(super) waiting: Waiting,
+    pub(super) is_answered: bool,
+}
+
+/// A connection that is asked about.
+pub(super) struct Ask {
+    pub(super) flow: FlowEvent,
+    /// Its packet, where the kernel holds it.
+    pub(super) held: Option<Held>,
+}
+
 /// A VM that is looked into until this is dropped.
 pub(super) struct Vm {
-    asks: SyncSender<FlowEvent>,
+    asks: SyncSender<Ask>,
 }
 
 impl Vm {
@@ -42,9 +58,25 @@ impl Vm {
         Vm { asks }
     }
 
-    pub(super) fn ask(&self, flow: FlowEvent) {
+    pub(super) fn ask(&self, ask: Ask) {
         // Where there is no room its sender sends it again.
-        let _ = self.asks.try_send(flow);
+        let _ = self.asks.try_send(ask);
+    }
+}
+
+impl Held {
+    fn answer(mut self, generation: u32, verdict: Verdict) -> Result<()> {
+        self.is_answered = true;
+        self.queues.answer(&self.waiting, generation, verdict)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            // There is nobody left to tell that the kernel will hold it for ever.
+            let _ = self.queues.answer(&self.waiting, 0, Verdict::Deny);
+        }
     }
 }
 
@@ -64,11 +96,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, asked: &Receiver<FlowEvent>) {
+    fn run(mut self, asked: &Receiver<Ask>) {
         loop {
             self.attach();
             match asked.recv_timeout(TICK) {
-                Ok(flow) => self.answer(flow),
+                Ok(ask) => self.answer(ask),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -107,7 +139,8 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, mut flow: FlowEvent) {
+    fn answer(&mut self, ask: Ask) {
+        let Ask { mut flow, held } = ask;
         let started = Instant::now();
         let Some(state) = self.policies.now() else { return };
         let Some(policy) = state.policy(&self.name) else { return };
@@ -120,11 +153,15 @@ impl Worker {
         let moment = Moment { at: Timestamp::now(), names: state.names.clone(), exhausted, who };
         let decision = judge(policy, question.direction(), &question.flow(), &moment);
         flow.looked_us = Some(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
-        let answered = question.answer(&self.nft, &state, decision.verdict);
+        let verdict = decision.verdict;
+        let answered = match held {
+            Some(held) => held.answer(state.generation, verdict),
+            None => question.answer(&self.nft, &state, verdict).map_err(Into::into),
+        };
         question.tell(&mut flow, &decision, moment.who);
         (self.tell)(News::Flow(Box::new(flow)));
         if let Err(error) = answered {
-            self.news(format!("a verdict did not get to the kernel: {error}"));
+            self.news(format!("a verdict did not get to the kernel: {error:#}"));
         }
     }
 

@@ -101,10 +101,16 @@ fn held(direction: Direction) -> Vec<Vec<Statement>> {
     let known = Lookup { key: Expr::meta("mark"), data: format!("@{}", marks(direction)) };
     let first = FIRST_QUEUE + if direction == Direction::Out { 0 } else { 2 };
     let queue = |name: &str, num: u16| {
+        let is_socket = Statement::is(Expr::meta("l4proto"), Expr::any_of(&["tcp", "udp"]));
         let goes = Statement::is(Expr::ct("direction", None), Expr::text(name));
-        vec![goes, Statement::Queue(Queue { num: num.into() })]
+        vec![is_socket, goes, Statement::Queue(Queue { num: num.into() })]
     };
-    vec![vec![Statement::Vmap(known)], queue("original", first), queue("reply", first + 1)]
+    vec![
+        vec![Statement::Vmap(known)],
+        queue("original", first),
+        queue("reply", first + 1),
+        vec![Statement::Drop(())],
+    ]
 }
 
 /// The connection, as both ends see it: what was sent before any translation, what comes back from behind it.
@@ -223,7 +229,9 @@ mod tests {
     #[test]
     fn a_packet_that_is_asked_about_ends_in_a_drop_or_a_queue() {
         for direction in Direction::ALL {
-            assert_eq!(rules("a", direction, false).last(), Some(&vec![Statement::Drop(())]));
+            for holds in [false, true] {
+                assert_eq!(rules("a", direction, holds).last(), Some(&vec![Statement::Drop(())]));
+            }
             let ends = rules("a", direction, true);
             let queues = ends.iter().filter(|rule| matches!(rule.last(), Some(Statement::Queue(_))));
             assert_eq!(queues.count(), 2, "{ends:?}");

@@ -127,6 +127,10 @@ fn refuse_what_is_not_enforced(policy: &Policy) -> Result<()> {
     Ok(())
 }
 
+fn asks_for_processes(vms: &BTreeMap<String, Vm>) -> bool {
+    vms.values().any(|vm| vm.policy.rules().any(|rule| rule.process.is_some()))
+}
+
 fn refuse_failed_tests(policy: &Policy, state: &State) -> Result<()> {
     let results = super::test::results(policy, &state.moment());
     let failed: Vec<String> = results
@@ -160,6 +164,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
     let vms: BTreeMap<String, Vm> = policy.vms.iter().map(|(name, of)| (name.clone(), vm(of))).collect();
     let mut isolated = old.map(|old| old.isolated.clone()).unwrap_or_default();
     isolated.retain(|name| vms.contains_key(name));
+    let holds = asks_for_processes(&vms) && enforce::holds_packets(nft);
     let ports = firewall::ports(&policy.vms, nft)?;
     for (name, port) in ports.iter().filter(|(_, port)| port.path.is_none()) {
         eprintln!(
@@ -177,7 +182,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
         names,
         serial: 0,
         isolated,
-        holds: false,
+        holds,
         fingerprints: BTreeMap::new(),
     })
 }
