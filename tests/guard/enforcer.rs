@@ -68,7 +68,7 @@ fn reaches(world: &World, port: u16) -> Result<bool> {
 }
 
 /// What is so after a while.
-fn soon(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn soon(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
     while !is_so()? {
         ensure!(started.elapsed() < Duration::from_secs(10), "{what}: not so after 10 s");

@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The ports on which everybody answers, TCP and UDP.
 pub(crate) const PORTS: [&str; 4] = ["1000", "1001", "1002", "1003"];
 
+/// The namespace's name, its interface's name in the host, its MAC, its addresses.
+type Member = (&'static str, &'static str, &'static str, [&'static str; 2]);
+
 /// Who there is: the namespace's name, its interface's name in the host, its MAC, its addresses.
-pub(crate) const MEMBERS: [(&str, &str, &str, [&str; 2]); 4] = [
+pub(crate) const MEMBERS: [Member; 4] = [
     ("a", "vif1.0", "52:54:00:00:00:01", ["10.0.1.2", "fd00:1::2"]),
     ("b", "vif2.0", "52:54:00:00:00:02", ["10.0.2.2", "fd00:2::2"]),
     ("c", "tap3", "52:54:00:00:00:03", ["10.0.3.2", "fd00:3::2"]),
@@ -74,6 +77,15 @@ fn ensure_machine() -> Result<()> {
 impl World {
     /// Makes it; needs root.
     pub(crate) fn new() -> Result<World> {
+        World::with(World::add)
+    }
+
+    /// The same four on one bridge, which has no address: they reach each other directly.
+    pub(crate) fn bridged() -> Result<World> {
+        World::with(World::plug)
+    }
+
+    fn with(add: fn(&World, &Member, [&str; 2]) -> Result<()>) -> Result<World> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         ensure_machine()?;
         let prefix = format!("lyn{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -89,7 +101,7 @@ impl World {
             run(&format!("ip netns exec {host} sh -c 'echo {value} > {path}'"))?;
         }
         for (member, gateways) in MEMBERS.iter().zip(GATEWAYS) {
-            world.add(member, gateways)?;
+            add(&world, member, gateways)?;
         }
         for name in ["a", "b", "c", "o", "h"] {
             let server = world.python(name, &[&["serve"], &PORTS[..]].concat())?;
@@ -98,7 +110,25 @@ impl World {
         Ok(world)
     }
 
-    fn add(&self, member: &(&str, &str, &str, [&str; 2]), [gate4, gate6]: [&str; 2]) -> Result<()> {
+    fn plug(&self, (name, port, mac, [v4, v6]): &Member, _: [&str; 2]) -> Result<()> {
+        let (host, ns) = (self.ns("h"), self.ns(name));
+        run(&format!(
+            "ip netns add {ns}
+             ip -n {host} link show br0 >/dev/null 2>&1 || ip -n {host} link add br0 type bridge
+             ip -n {host} link set br0 up
+             ip -n {host} link add {port} type veth peer name eth0 netns {ns} address {mac}
+             ip -n {host} link set {port} master br0
+             ip -n {host} link set {port} up
+             ip -n {ns} link set lo up
+             ip -n {ns} link set eth0 up
+             ip -n {ns} addr add {v4}/32 dev eth0
+             ip -n {ns} addr add {v6}/128 dev eth0 nodad
+             ip -n {ns} route add default dev eth0 src {v4}
+             ip -n {ns} -6 route add default dev eth0 src {v6}"
+        ))
+    }
+
+    fn add(&self, member: &Member, [gate4, gate6]: [&str; 2]) -> Result<()> {
         let (name, port, mac, [v4, v6]) = member;
         let (host, ns) = (self.ns("h"), self.ns(name));
         run(&format!(
