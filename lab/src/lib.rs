@@ -17,6 +17,7 @@ pub mod module;
 pub mod packages;
 mod qmp;
 pub mod scenery;
+pub mod siem;
 pub mod truth;
 pub mod volatility;
 pub mod xen;

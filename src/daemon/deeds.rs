@@ -109,9 +109,9 @@ fn dump(task: &Task, folder: &Path) -> Result<String> {
     let at = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string().replace(':', "");
     let safe: String =
         task.vm.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
-    let file = folder.join(format!("{safe}-{at}.lime"));
+    let file = folder.join(format!("{safe}-{at}.avml"));
     let done = Command::new("/proc/self/exe")
-        .args(["dump", "--format", "lime", "--allow-unrestricted", target])
+        .args(["dump", "--format", "avml", "--manifest", "--allow-unrestricted", target])
         .arg(&file)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -11,6 +11,7 @@ use super::supervisor::{PERSISTENT, Supervisor};
 use super::{deeds, store, tell};
 use crate::output::escape;
 use lynceus_alerts::Alert;
+use lynceus_policy::syntax::Response;
 use lynceus_policy::{Look, Timestamp};
 use lynceus_scanners::{Finding, Severity};
 use std::time::SystemTime;
@@ -50,7 +51,7 @@ impl Supervisor {
         let (now, seen) = (self.now(), SystemTime::now());
         let wants_evidence = self.config.looks.evidence;
         let mut alerts = Vec::new();
-        let mut tasks = Vec::new();
+        let mut wanted = Vec::new();
         for finding in findings {
             let response = tell::response(look, finding.severity);
             let alert = Alert::new(name, finding, seen);
@@ -69,14 +70,17 @@ impl Supervisor {
                     vm.want_evidence(&alert.id, finding);
                 }
             }
-            let asked = Asked { vm: name, id: &alert.id };
-            let bounds = self.config.respond.bounds();
-            let decision = self.responses.decide(bounds, self.vms.len(), &asked, response, Timestamp::now());
-            tasks.extend(decided(&alert, decision));
+            if response != Response::Alert {
+                wanted.push((alert.clone(), response));
+            }
             alerts.push(alert);
         }
         self.raise(alerts);
-        for (decision, alert) in tasks {
+        for (alert, response) in wanted {
+            // One after the other: what was done about the first is done for the second.
+            let asked = Asked { vm: name, id: &alert.id };
+            let bounds = self.config.respond.bounds();
+            let decision = self.responses.decide(bounds, self.vms.len(), &asked, response, Timestamp::now());
             self.respond(id, name, decision, &alert);
         }
     }
@@ -158,9 +162,4 @@ impl Supervisor {
             self.trouble("evidence", &format!("{error:#}"));
         }
     }
-}
-
-/// What is to be done about an alert, where it is anything.
-fn decided(alert: &Alert, decision: Decision) -> Option<(Decision, Alert)> {
-    (decision != Decision::Nothing).then(|| (decision, alert.clone()))
 }

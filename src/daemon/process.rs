@@ -120,10 +120,10 @@ impl Worker {
             let _ = self.child.kill();
         }
         match self.child.wait() {
-            Ok(_) if ended.is_none() => "it was ended".to_owned(),
+            Ok(_) if ended.is_none() => "ended by the supervisor".to_owned(),
             Ok(status) => {
                 let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-                format!("it {}", End::of(status, &words))
+                End::of(status, &words).to_string()
             }
             Err(error) => format!("how it ended is not known: {error}"),
         }

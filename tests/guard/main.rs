@@ -3,6 +3,7 @@
 //! Everything goes through the program and is seen from the outside: `lynceus policy apply` in the host's namespace, connections tried
 //! and frames sent in the others'. They need root, nft and ip; `cargo xtask test` sees to that.
 
+mod appliance;
 mod bridge;
 mod enforcer;
 mod flows;

@@ -2,6 +2,7 @@
 
 serve: answers on the TCP and UDP ports given. try: reads probes as JSON from standard input and tells which were answered.
 hold: keeps one TCP connection and says for every line on standard input whether bytes still pass. send: sends a frame of `FRAMES`, by name.
+collect: takes HTTP posts, and appends what is in them to a file.
 """
 import json, os, select, socket, struct, sys, time
 
@@ -243,6 +244,31 @@ def send(device, name):
     print("sent", flush=True)
 
 
+def collect(path):
+    s = socket.create_server(("127.0.0.1", 0))
+    print(s.getsockname()[1], flush=True)
+    while True:
+        stream, _ = s.accept()
+        reader = stream.makefile("rb")
+        while True:
+            head = []
+            while (line := reader.readline().strip()):
+                head.append(line.lower())
+            if not head:
+                break
+            sizes = [int(line.split(b":")[1]) for line in head if line.startswith(b"content-length:")]
+            body = reader.read(sizes[0]) if sizes else b""
+            if not sizes and b"transfer-encoding: chunked" in head:
+                while (size := int(reader.readline(), 16)):
+                    body += reader.read(size)
+                    reader.readline()
+                reader.readline()
+            with open(path, "ab") as file:
+                file.write(body + b"\n")
+            stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        stream.close()
+
+
 if sys.argv[1] == "serve":
     serve([int(port) for port in sys.argv[2:]])
 elif sys.argv[1] == "try":
@@ -253,3 +279,5 @@ elif sys.argv[1] == "push":
     receive(int(sys.argv[2]))
 elif sys.argv[1] == "send":
     send(sys.argv[2], sys.argv[3])
+elif sys.argv[1] == "collect":
+    collect(sys.argv[2])

@@ -8,16 +8,16 @@ use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use serde_json::Value;
 
 const MAC: &str = "52:54:00:00:00:08";
-const OUTSIDE: &str = "192.0.2.1";
+pub(crate) const OUTSIDE: &str = "192.0.2.1";
 
 /// A guest behind `tap8`, 10.0.8.2, with two programs that differ in nothing but their path.
-struct Desk {
-    guest: Guest,
-    name: String,
+pub(crate) struct Desk {
+    pub(crate) guest: Guest,
+    pub(crate) name: String,
 }
 
 impl Desk {
-    fn boot(world: &World, kernel: KernelVersion) -> Result<Desk> {
+    pub(crate) fn boot(world: &World, kernel: KernelVersion) -> Result<Desk> {
         let host = world.ns("h");
         crate::world::run(&format!(
             "ip netns exec {host} ip tuntap add tap8 mode tap
@@ -38,7 +38,7 @@ impl Desk {
         Ok(Desk { guest, name })
     }
 
-    fn inventory(&self) -> String {
+    pub(crate) fn inventory(&self) -> String {
         format!(
             "[vm.'{}']\n[[vm.'{}'.interface]]\nport='tap8'\nmac='{MAC}'\naddresses=['10.0.8.2', 'fd00:8::2']\n",
             self.name, self.name
@@ -46,7 +46,7 @@ impl Desk {
     }
 
     /// Whether a program gets an answer.
-    fn reaches(&self, program: &str, target: &str, port: u16) -> Result<bool> {
+    pub(crate) fn reaches(&self, program: &str, target: &str, port: u16) -> Result<bool> {
         let said = self.guest.run(&format!(
             "echo hello | /opt/{program}/busybox nc -w 6 {target} {port} && echo REACHED || true"
         ))?;

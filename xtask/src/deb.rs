@@ -37,7 +37,10 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     let tree = tempfile::tempdir().context("no room for the package's files")?;
     fill(tree.path(), &program)?;
     control(tree.path(), &version)?;
-    run(Command::new("dpkg-deb").args(["--root-owner-group", "-Zxz", "--build"]).arg(tree.path()).arg(&out))?;
+    run(Command::new("dpkg-deb")
+        .args(["--root-owner-group", "-Zxz", "-z1", "--build"])
+        .arg(tree.path())
+        .arg(&out))?;
     println!("{}", out.display());
     Ok(())
 }

@@ -55,6 +55,7 @@ pub(crate) fn run_all() -> Result<()> {
     }
     say("The alert:");
     lynceus(&["check", VM], 1)?;
+    crate::site::show()?;
     say(&format!("Done in {:.0} s. Nothing was installed in the guest.", started.elapsed().as_secs_f32()));
     Ok(())
 }
@@ -67,7 +68,7 @@ fn intruder(guest: &Guest) -> Result<u32> {
     line.split_whitespace().next().context("an empty line of ps")?.parse().context("ps shows no pid")
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     println!("\n── {text}");
 }
 
@@ -95,11 +96,11 @@ fn side_by_side(theirs: &str) -> Result<bool> {
 }
 
 /// Nothing of the demo stays outside of the build folder.
-fn profiles() -> PathBuf {
+pub(crate) fn profiles() -> PathBuf {
     target_dir().join("lab/profiles")
 }
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     target_dir().join("release/lynceus")
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod detect;
 mod fuzz;
 mod shell;
+mod site;
 mod test;
 
 use clap::Parser;

@@ -1,9 +1,9 @@
 //! HTTP receivers as Splunk and Elastic are, with their errors, over TLS and without.
 
-use crate::certificates::Authority;
-use crate::world::{PATIENCE, alert, config, log, stats, told, until, until_state};
+use crate::world::{PATIENCE, alert, config, log, stats, told, trusted, until, until_state};
 use anyhow::{Result, ensure};
 use lynceus_alerts::{Format, Pipeline, Shape, SinkConfig, SinkKind, SinkState};
+use lynceus_lab::siem::Authority;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -268,7 +268,7 @@ fn over_tls(folder: &Path, expired: bool, show: bool) -> Result<(Pipeline, Serve
     let client = authority.sign("client", "lynceus-host", false)?;
     let mut siem = sink(&server, Shape::Hec, Format::Json);
     siem.address = Some(format!("https://127.0.0.1:{}/services/collector/event", server.port));
-    siem.tls = authority.trusted(show.then_some(&client));
+    siem.tls = trusted(&authority, show.then_some(&client));
     let pipeline = Pipeline::open(&config(folder, vec![siem, log(folder)]))?;
     pipeline.raise(alert(1))?;
     Ok((pipeline, server))

@@ -1,6 +1,5 @@
 //! Sinks against real receivers: rsyslog by mutual TLS, an HTTP server, a journal's socket.
 
-mod certificates;
 mod http;
 mod journal;
 mod local;

@@ -1,91 +1,24 @@
 //! A real rsyslog, by TCP and by TLS with certificates on both sides.
 
-use crate::certificates::{Authority, Pair};
-use crate::world::{PATIENCE, alert, config, log, stats, told, until, until_state};
+use crate::world::{PATIENCE, alert, config, log, stats, told, trusted, until, until_state};
 use anyhow::{Context, Result, ensure};
 use lynceus_alerts::{Alert, Pipeline, SinkConfig, SinkKind, SinkState, TlsConfig};
-use lynceus_lab::packages;
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use lynceus_lab::siem::{Authority, Pair, Rsyslog};
+use std::path::Path;
+use std::process::Command;
 
-/// A running rsyslogd that writes what it gets to a file.
-struct Rsyslog {
-    child: Child,
-    folder: PathBuf,
-    port: u16,
-}
-
-impl Rsyslog {
-    /// Starts it on `port`, or on any. With a certificate it speaks TLS and wants one of `lynceus-host`.
-    fn start(folder: &Path, port: u16, tls: Option<(&Authority, &Pair)>) -> Result<Rsyslog> {
-        packages::ensure(packages::ALL)?;
-        let dir = folder.display();
-        let (global, input) = match tls {
-            None => (String::new(), String::new()),
-            Some((authority, own)) => (
-                format!(
-                    r#"DefaultNetstreamDriverCAFile="{}" DefaultNetstreamDriverCertFile="{}" DefaultNetstreamDriverKeyFile="{}""#,
-                    authority.ca.display(),
-                    own.cert.display(),
-                    own.key.display()
-                ),
-                r#"StreamDriver.Name="gtls" StreamDriver.Mode="1" StreamDriver.AuthMode="x509/name" PermittedPeer="lynceus-host""#
-                    .to_owned(),
-            ),
-        };
-        let file = folder.join("rsyslog.conf");
-        let text = format!(
-            r#"global(workDirectory="{dir}" maxMessageSize="64k" {global})
-module(load="imtcp" {input})
-template(name="raw" type="string" string="%msgid% %structured-data% %msg%\n")
-input(type="imtcp" address="127.0.0.1" port="{port}" listenPortFileName="{dir}/port")
-action(type="omfile" file="{dir}/received" template="raw")
-"#
-        );
-        std::fs::write(&file, text)?;
-        std::fs::remove_file(folder.join("port")).ok();
-        let child = Command::new("rsyslogd")
-            .arg("-n")
-            .arg("-f")
-            .arg(&file)
-            .arg("-iNONE")
-            .stdin(Stdio::null())
-            .stderr(std::fs::File::create(folder.join("errors"))?)
-            .spawn()
-            .context("rsyslogd")?;
-        let mut rsyslog = Rsyslog { child, folder: folder.to_owned(), port };
-        until("rsyslogd listens", || rsyslog.listens().is_some())?;
-        rsyslog.port = rsyslog.listens().context("a port")?;
-        Ok(rsyslog)
-    }
-    /// The port; a file tells it where rsyslog chose it.
-    fn listens(&self) -> Option<u16> {
-        if self.port != 0 {
-            return TcpStream::connect(("127.0.0.1", self.port)).ok().map(|_| self.port);
-        }
-        std::fs::read_to_string(self.folder.join("port")).ok()?.trim().parse().ok()
-    }
-    /// What it has written: the numbers of the alerts, which are whole and have what they were sent with.
-    fn received(&self) -> Result<Vec<u32>> {
-        let text = std::fs::read_to_string(self.folder.join("received")).unwrap_or_default();
-        let whole = text.lines().map(|line| {
-            let (head, message) = line.split_once("] ").context("structured data")?;
-            ensure!(head.starts_with("detection [lynceus@32473 id="), "{line}");
-            let alert: Alert = serde_json::from_str(message)?;
-            ensure!(alert.sequence.is_some(), "{line}");
-            let number = alert.summary().split(' ').nth(1).context("a number")?;
-            Ok(number.parse()?)
-        });
-        whole.collect()
-    }
-}
-
-impl Drop for Rsyslog {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+/// What has arrived: the numbers of the alerts, which are whole and have what they were sent with.
+fn received(rsyslog: &Rsyslog) -> Result<Vec<u32>> {
+    let text = rsyslog.received();
+    let whole = text.lines().map(|line| {
+        let (head, message) = line.split_once("] ").context("structured data")?;
+        ensure!(head.starts_with("detection [lynceus@32473 id="), "{line}");
+        let alert: Alert = serde_json::from_str(message)?;
+        ensure!(alert.sequence.is_some(), "{line}");
+        let number = alert.summary().split(' ').nth(1).context("a number")?;
+        Ok(number.parse()?)
+    });
+    whole.collect()
 }
 
 fn sink(scheme: &str, port: u16, tls: TlsConfig) -> SinkConfig {
@@ -111,8 +44,8 @@ fn by_tcp_everything_arrives_whole_and_in_order() -> Result<()> {
     sink.min_severity = lynceus_scanners::Severity::High;
     let pipeline = Pipeline::open(&config(folder.path(), vec![sink]))?;
     pipeline.raise_all((0..1000).map(alert).collect())?;
-    until("everything arrived", || rsyslog.received().is_ok_and(|all| all.len() >= 1000))?;
-    ensure!(rsyslog.received()?.into_iter().eq(0..1000));
+    until("everything arrived", || received(&rsyslog).is_ok_and(|all| all.len() >= 1000))?;
+    ensure!(received(&rsyslog)?.into_iter().eq(0..1000));
     pipeline.close(PATIENCE);
     Ok(())
 }
@@ -125,21 +58,21 @@ fn by_tls_nothing_is_lost_while_the_receiver_is_killed_and_comes_back() -> Resul
     let client = authority.sign("client", "lynceus-host", false)?;
     let mut rsyslog = Rsyslog::start(folder.path(), 0, Some((&authority, &server)))?;
     let port = rsyslog.port;
-    let mut siem = sink("tls", port, authority.trusted(Some(&client)));
+    let mut siem = sink("tls", port, trusted(&authority, Some(&client)));
     siem.min_severity = lynceus_scanners::Severity::High;
     siem.down_after_s = 3600;
     let pipeline = Pipeline::open(&config(folder.path(), vec![siem]))?;
     for round in 0..3 {
         pipeline.raise_all((round * 500..round * 500 + 250).map(alert).collect())?;
-        until("some arrived", || rsyslog.received().is_ok_and(|all| all.len() > round as usize * 500))?;
+        until("some arrived", || received(&rsyslog).is_ok_and(|all| all.len() > round as usize * 500))?;
         // What it has read and not written is its own loss, not ours: it ends in order. What it has not read is sent again.
         Command::new("kill").arg(rsyslog.child.id().to_string()).status()?;
         pipeline.raise_all((round * 500 + 250..round * 500 + 500).map(alert).collect())?;
         rsyslog.child.wait()?;
         rsyslog = Rsyslog::start(folder.path(), port, Some((&authority, &server)))?;
     }
-    until("everything arrived", || rsyslog.received().is_ok_and(|all| distinct(all).len() == 1500))?;
-    ensure!(distinct(rsyslog.received()?).into_iter().eq(0..1500));
+    until("everything arrived", || received(&rsyslog).is_ok_and(|all| distinct(all).len() == 1500))?;
+    ensure!(distinct(received(&rsyslog)?).into_iter().eq(0..1500));
     pipeline.close(PATIENCE);
     Ok(())
 }
@@ -152,7 +85,7 @@ fn an_expired_certificate_is_refused_and_told_once_and_its_renewal_too() -> Resu
     let client = authority.sign("client", "lynceus-host", false)?;
     let rsyslog = Rsyslog::start(folder.path(), 0, Some((&authority, &server)))?;
     let port = rsyslog.port;
-    let siem = sink("tls", port, authority.trusted(Some(&client)));
+    let siem = sink("tls", port, trusted(&authority, Some(&client)));
     let pipeline = Pipeline::open(&config(folder.path(), vec![siem, log(folder.path())]))?;
     pipeline.raise(alert(1))?;
     until_state(&pipeline, "siem", SinkState::Refused)?;
@@ -178,12 +111,12 @@ fn is_not_accepted(client: impl FnOnce(&Authority, &Path) -> Result<Option<Pair>
     let server = authority.sign("server", "127.0.0.1", false)?;
     let client = client(&authority, folder.path())?;
     let rsyslog = Rsyslog::start(folder.path(), 0, Some((&authority, &server)))?;
-    let siem = sink("tls", rsyslog.port, authority.trusted(client.as_ref()));
+    let siem = sink("tls", rsyslog.port, trusted(&authority, client.as_ref()));
     let pipeline = Pipeline::open(&config(folder.path(), vec![siem, log(folder.path())]))?;
     pipeline.raise_all((0..300).map(alert).collect())?;
     until("it is tried several times", || stats(&pipeline, "siem").failed >= 4)?;
     let stats = stats(&pipeline, "siem");
-    ensure!((stats.delivered, rsyslog.received()?.len()) == (0, 0), "{stats:?}");
+    ensure!((stats.delivered, received(&rsyslog)?.len()) == (0, 0), "{stats:?}");
     until("it is told", || !told(folder.path(), "siem").is_empty())?;
     ensure!(told(folder.path(), "siem").len() == 1, "{:?}", told(folder.path(), "siem"));
     pipeline.close(std::time::Duration::ZERO);
@@ -219,7 +152,7 @@ fn a_receiver_with_a_foreign_certificate_is_not_trusted() -> Result<()> {
     let foreign = Authority::new(folder.path(), "foreign")?;
     let server = foreign.sign("server", "127.0.0.1", false)?;
     let rsyslog = Rsyslog::start(folder.path(), 0, Some((&foreign, &server)))?;
-    let siem = sink("tls", rsyslog.port, authority.trusted(None));
+    let siem = sink("tls", rsyslog.port, trusted(&authority, None));
     let pipeline = Pipeline::open(&config(folder.path(), vec![siem, log(folder.path())]))?;
     pipeline.raise(alert(1))?;
     until_state(&pipeline, "siem", SinkState::Refused)?;

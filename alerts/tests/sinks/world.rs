@@ -1,7 +1,8 @@
 //! Alerts, pipelines, and waiting for what should happen.
 
 use anyhow::{Result, bail};
-use lynceus_alerts::{About, Alert, Config, Pipeline, SinkConfig, SinkKind, SinkState, SinkStats};
+use lynceus_alerts::{About, Alert, Config, Pipeline, SinkConfig, SinkKind, SinkState, SinkStats, TlsConfig};
+use lynceus_lab::siem::{Authority, Pair};
 use lynceus_scanners::{Finding, Severity, Subject};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -30,6 +31,15 @@ pub(crate) fn config(folder: &Path, sinks: Vec<SinkConfig>) -> Config {
     config.spool = folder.join("spool");
     config.sinks = sinks;
     config
+}
+
+/// What a sink needs to trust an authority and to show `own`.
+pub(crate) fn trusted(authority: &Authority, own: Option<&Pair>) -> TlsConfig {
+    TlsConfig {
+        ca: Some(authority.ca.clone()),
+        cert: own.map(|own| own.cert.clone()),
+        key: own.map(|own| own.key.clone()),
+    }
 }
 
 /// A file beside the sink that is tested: it gets what the pipeline says of itself.

@@ -1,7 +1,6 @@
 //! Certificate authorities and what they sign.
 
 use anyhow::Result;
-use lynceus_alerts::TlsConfig;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -9,22 +8,25 @@ use rcgen::{
 use std::path::{Path, PathBuf};
 
 /// An authority that signs certificates into a folder.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     folder: PathBuf,
     /// Its own certificate.
-    pub(crate) ca: PathBuf,
+    pub ca: PathBuf,
 }
 
 /// A certificate and its key, as files.
-#[derive(Clone)]
-pub(crate) struct Pair {
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 impl Authority {
-    pub(crate) fn new(folder: &Path, name: &str) -> Result<Authority> {
+    /// A new one, whose own certificate is `NAME.pem` in the folder.
+    pub fn new(folder: &Path, name: &str) -> Result<Authority> {
         let mut params = params(name, &[])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
@@ -34,7 +36,7 @@ impl Authority {
         Ok(Authority { issuer: Issuer::new(params, key), folder: folder.to_owned(), ca })
     }
     /// A certificate that is good for years, or one that was.
-    pub(crate) fn sign(&self, file: &str, name: &str, expired: bool) -> Result<Pair> {
+    pub fn sign(&self, file: &str, name: &str, expired: bool) -> Result<Pair> {
         let mut params = params(name, &[name, "localhost", "127.0.0.1"])?;
         if expired {
             (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
@@ -47,14 +49,6 @@ impl Authority {
         std::fs::write(&pair.cert, params.signed_by(&key, &self.issuer)?.pem())?;
         std::fs::write(&pair.key, key.serialize_pem())?;
         Ok(pair)
-    }
-    /// What a sink needs to trust this authority and to show `own`.
-    pub(crate) fn trusted(&self, own: Option<&Pair>) -> TlsConfig {
-        TlsConfig {
-            ca: Some(self.ca.clone()),
-            cert: own.map(|own| own.cert.clone()),
-            key: own.map(|own| own.key.clone()),
-        }
     }
 }
 
