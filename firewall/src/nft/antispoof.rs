@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 const FAMILY: &str = "netdev";
 /// Before everything else on the device.
 const PRIORITY: i32 = -450;
+/// The hooks of a device, in and out.
+const DIRECTIONS: [&str; 2] = ["ingress", "egress"];
 /// The counters of what is dropped.
 pub const COUNTERS: [&str; 6] = ["mac", "arp", "dhcp", "router", "neighbour", "protocol"];
 
@@ -69,14 +71,19 @@ pub fn update(
 }
 
 fn chain(port: &str, with_hook: bool) -> Object {
-    let of = |text: &str| with_hook.then(|| text.to_owned());
+    device_chain(format!("in-{port}"), port, with_hook.then_some(("ingress", PRIORITY)))
+}
+
+/// A chain on a device, by its hook and priority; without them by its name alone, to be flushed or taken away.
+fn device_chain(name: String, port: &str, hook: Option<(&str, i32)>) -> Object {
+    let of = |text: &str| hook.map(|_| text.to_owned());
     Object::Chain(Chain {
         family: FAMILY.to_owned(),
         table: TABLE.to_owned(),
-        name: format!("in-{port}"),
+        name,
         kind: of("filter"),
-        hook: of("ingress"),
-        prio: with_hook.then_some(PRIORITY),
+        hook: hook.map(|(hook, _)| hook.to_owned()),
+        prio: hook.map(|(_, priority)| priority),
         dev: of(port),
         policy: of("drop"),
     })
@@ -197,34 +204,14 @@ fn neighbours(port: &Port, own: &[IpRange]) -> Vec<Vec<Statement>> {
 
 /// The chains that close a port in both directions.
 pub fn close(port: &str) -> Vec<Command> {
-    ["ingress", "egress"]
-        .into_iter()
-        .map(|hook| {
-            Command::Add(Object::Chain(Chain {
-                family: FAMILY.to_owned(),
-                table: TABLE.to_owned(),
-                name: format!("closed-{hook}-{port}"),
-                kind: Some("filter".to_owned()),
-                hook: Some(hook.to_owned()),
-                prio: Some(PRIORITY - 1),
-                dev: Some(port.to_owned()),
-                policy: Some("drop".to_owned()),
-            }))
-        })
-        .collect()
+    DIRECTIONS.map(|hook| Command::Add(closed(port, hook, Some((hook, PRIORITY - 1))))).to_vec()
 }
 
 /// Takes those chains away.
 pub fn open(port: &str) -> Vec<Command> {
-    ["ingress", "egress"]
-        .into_iter()
-        .map(|hook| {
-            Command::Delete(Object::Chain(Chain {
-                family: FAMILY.to_owned(),
-                table: TABLE.to_owned(),
-                name: format!("closed-{hook}-{port}"),
-                ..Chain::default()
-            }))
-        })
-        .collect()
+    DIRECTIONS.map(|hook| Command::Delete(closed(port, hook, None))).to_vec()
+}
+
+fn closed(port: &str, direction: &str, hook: Option<(&str, i32)>) -> Object {
+    device_chain(format!("closed-{direction}-{port}"), port, hook)
 }
