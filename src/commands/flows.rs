@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Serialize)]
 pub(crate) struct FlowRow {
     #[serde(flatten)]
-    event: FlowEvent,
+    pub(crate) event: FlowEvent,
     /// The VM's port.
     port: String,
 }

@@ -10,7 +10,7 @@ pub(crate) mod enforcer;
 mod explain;
 mod files;
 pub(crate) mod firewall;
-mod flows;
+pub(crate) mod flows;
 mod generate;
 mod info;
 mod log;

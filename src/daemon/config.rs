@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) workers: Workers,
     /// What may be done about findings without a person.
     pub(crate) respond: Respond,
+    /// The firewall on the VMs' ports.
+    pub(crate) guard: Guard,
     /// Where alerts go.
     pub(crate) alerts: lynceus_alerts::Config,
     /// How people and programs talk to the appliance.
@@ -54,6 +56,7 @@ impl Default for Config {
             vms: Vms::default(),
             workers: Workers::default(),
             respond: Respond::default(),
+            guard: Guard::default(),
             alerts: lynceus_alerts::Config::default(),
             control: Control::default(),
             log: Log::default(),
@@ -190,6 +193,20 @@ impl Respond {
     pub(super) fn bounds(&self) -> Bounds {
         let cooldown_s = i64::try_from(self.cooldown.as_secs()).unwrap_or(i64::MAX);
         Bounds { max_percent: self.max_percent, cooldown_s }
+    }
+}
+
+/// The firewall on the VMs' ports.
+#[derive(Clone, Deserialize, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Guard {
+    /// What the rules log and did not let pass is an alert. The kernel tells one listener: `lynceus firewall flows` has nothing to read then.
+    pub(crate) flow_alerts: bool,
+}
+
+impl Default for Guard {
+    fn default() -> Guard {
+        Guard { flow_alerts: true }
     }
 }
 

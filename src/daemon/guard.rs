@@ -3,19 +3,29 @@
 //! *Does*: enforces the policy, keeps it enforced in a thread of its own, and passes on what that and the flow log tell. *Never*: takes rules away:
 //! they stay in the kernel when the appliance ends, however it ends.
 
-use super::Event;
 use super::config::Config;
+use super::{Event, tell};
 use crate::cli::StateArgs;
+use crate::commands::flows::Ports;
 use crate::commands::{enforcer, policy};
+use crate::nflog::Listener;
+use crate::process_rules::{self, News};
 use anyhow::{Context, Result, bail};
+use lynceus_firewall::flows::FlowEvent;
+use lynceus_firewall::nft::LOG_GROUP;
 use lynceus_firewall::state::Store;
 use lynceus_policy::Look;
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 /// After the enforcer failed, it is started again.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// After the flow log could not be read, because another listens, it is tried again.
+const FLOWS_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the firewall tells.
 #[derive(Clone, Debug)]
@@ -53,6 +63,7 @@ pub(super) fn start(config: &Config, events: SyncSender<Event>) -> Result<bool> 
         return Ok(false);
     }
     let args = StateArgs { state };
+    let flows = events.clone();
     let tell = move |event: enforcer::Event| {
         let told = Told {
             event: event.event,
@@ -80,5 +91,59 @@ pub(super) fn start(config: &Config, events: SyncSender<Event>) -> Result<bool> 
         .name("firewall".to_owned())
         .spawn(work)
         .context("no thread for the firewall")?;
+    hear(config, flows)?;
     Ok(true)
+}
+
+/// What is not as the policy wants it: those who ask about processes tell of it, and the flow log.
+fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
+    let (state, told, wants_flows) = (config.firewall_state(), events.clone(), config.guard.flow_alerts);
+    let tell = move |news| match news {
+        News::Flow(flow) if wants_flows => pass_on(&flow, &told),
+        News::Flow(_) => {}
+        News::Guest { vm, text } => {
+            let _ = told.send(Event::Guard(Told { event: "processes", port: String::new(), vm, text }));
+        }
+    };
+    process_rules::start(state.clone(), Arc::new(tell));
+    if !wants_flows {
+        return Ok(());
+    }
+    let work = move || {
+        loop {
+            if let Err(error) = log(&state, &events) {
+                let text = format!("what the rules log cannot be read: {error:#}");
+                let told = Told { event: "flows", port: String::new(), vm: String::new(), text };
+                if events.send(Event::Guard(told)).is_err() {
+                    return;
+                }
+            }
+            std::thread::sleep(FLOWS_AGAIN);
+        }
+    };
+    std::thread::Builder::new()
+        .name("flows".to_owned())
+        .spawn(work)
+        .map(drop)
+        .context("no thread for the flow log")
+}
+
+/// Passes on what the rules log.
+fn log(state: &Path, events: &SyncSender<Event>) -> Result<()> {
+    let listener = Listener::of(LOG_GROUP, false)?;
+    let hears =
+        Told { event: "hears", port: String::new(), vm: String::new(), text: "the flow log".to_owned() };
+    events.send(Event::Guard(hears))?;
+    loop {
+        let Some(flows) = listener.next()? else { bail!("more flows than could be read: some are lost") };
+        let mut ports = Ports::new(state);
+        flows.into_iter().for_each(|flow| pass_on(&ports.row(flow).event, events));
+    }
+}
+
+/// An alert for what was not let pass.
+fn pass_on(flow: &FlowEvent, events: &SyncSender<Event>) {
+    if !matches!(&*flow.verdict, "allow" | "pass") {
+        let _ = events.send(Event::Alert(Box::new(tell::flow(flow))));
+    }
 }

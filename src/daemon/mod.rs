@@ -33,7 +33,7 @@ pub(crate) use worker::run as run_worker;
 
 use anyhow::{Context, Result};
 use config::{Log, LogFormat, LogLevel};
-use lynceus_alerts::Pipeline;
+use lynceus_alerts::{Alert, Pipeline};
 use process::WorkerId;
 use protocol::Reply;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -56,6 +56,8 @@ enum Event {
     Paused(WorkerId, Result<(), String>),
     /// Somebody asks something.
     Control(control::Asked, Sender<Answer>),
+    /// Something that is an alert as it is.
+    Alert(Box<Alert>),
     /// The firewall tells something.
     Guard(guard::Told),
     /// Something was done to a VM.

@@ -113,6 +113,7 @@ impl Supervisor {
             Event::Learned(id, profile) => self.learned(id, &profile),
             Event::Paused(id, result) => self.answer_pause(id, result),
             Event::Control(asked, answer) => control::handle(self, asked, &answer),
+            Event::Alert(alert) => self.raise(vec![*alert]),
             Event::Guard(event) => self.hear_guard(&event),
             Event::Finished(finished) => self.finished(*finished),
             Event::Reload => drop(self.reload()),
@@ -226,6 +227,9 @@ impl Supervisor {
         match event.event {
             "failed" => self.trouble("firewall", &event.text),
             "running" => self.well("firewall"),
+            "flows" => self.trouble("flows", &event.text),
+            "hears" => self.well("flows"),
+            "processes" => {}
             "repaired" | "rolled back" => self.raise(vec![tell::policy(event)]),
             _ => self.well("firewall"),
         }

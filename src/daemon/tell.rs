@@ -4,10 +4,14 @@
 //! that no policy names.
 
 use super::guard::Told;
-use lynceus_alerts::{About, Alert, Health, PolicyViolation, Response as Responded};
+use lynceus_alerts::{
+    About, Alert, FlowProcess, FlowViolation, Health, PolicyViolation, Response as Responded,
+};
+use lynceus_firewall::flows::FlowEvent;
 use lynceus_policy::Look;
 use lynceus_policy::syntax::{Detector, Response, Severity as PolicySeverity};
 use lynceus_scanners::{Finding, Severity, Subject};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 /// A finding as the policy has it; none where the policy says that it is none.
@@ -98,6 +102,42 @@ pub(super) fn policy(told: &Told) -> Alert {
     };
     let vm = Some(told.vm.as_str()).filter(|vm| !vm.is_empty());
     Alert::about(vm, About::Policy(violation), SystemTime::now())
+}
+
+/// A connection that was not let pass, or would not have been.
+pub(super) fn flow(event: &FlowEvent) -> Alert {
+    let is_spoofed = event.verdict == "spoofed";
+    let service = event.service.clone().unwrap_or_default();
+    let (protocol, port) = service.split_once('/').unwrap_or((&service, ""));
+    let end = |address: Option<IpAddr>| address.map_or_else(|| "?".to_owned(), |address| address.to_string());
+    let summary = format!(
+        "{} {}: {} to {} for {service}, by {}",
+        event.verdict,
+        event.direction,
+        end(event.source),
+        end(event.destination),
+        event.rule
+    );
+    let process = event.processes.first().map(|process| FlowProcess {
+        pid: process.pid,
+        comm: process.comm.clone(),
+        path: process.exe.clone(),
+    });
+    let violation = FlowViolation {
+        direction: event.direction.clone(),
+        protocol: protocol.to_owned(),
+        source: event.source,
+        source_port: event.source_port,
+        destination: event.destination,
+        destination_port: port.parse().ok(),
+        verdict: event.verdict.clone(),
+        rule: event.rule.clone(),
+        process,
+        severity: if is_spoofed { Severity::Medium } else { Severity::Low },
+        summary,
+    };
+    let vm = Some(event.vm.as_str()).filter(|vm| !vm.is_empty());
+    Alert::about(vm, About::Flow(violation), SystemTime::now())
 }
 
 #[cfg(test)]

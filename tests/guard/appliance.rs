@@ -162,6 +162,12 @@ fn packets_stop_when_a_guest_is_attacked_and_flow_when_it_is_released() -> Resul
     ensure!(ocsf.contains("\"class_uid\":2004"), "{ocsf}");
     ensure!(!desk.reaches("good", OUTSIDE, 1000)?, "packets flow still");
 
+    // What it tries now is told of, with who tried.
+    let is_flow = |alert: &Value| {
+        alert["verdict"] == "deny" && alert["destination"] == OUTSIDE && alert["vm"] == desk.name.as_str()
+    };
+    site.until("the flow", || Ok(site.alerts("flow")?.into_iter().find(is_flow)))?;
+
     // Its memory is kept, with what it takes to believe it.
     let dump = site.response("dump")?;
     let dump = PathBuf::from(
