@@ -5,6 +5,7 @@
 
 use super::config::Control;
 use super::deeds::{Task, What};
+use super::respond::Deed;
 use super::supervisor::Supervisor;
 use super::{Event, Process, status};
 use crate::output::escape;
@@ -216,10 +217,11 @@ fn release(supervisor: &mut Supervisor, vm: &str, by: &str) -> Answer {
         return Answer::Refused(format!("nothing was done to {vm}"));
     };
     supervisor.keep_responses();
-    let was_paused = done.deeds.contains_key("pause");
+    let deeds = [Deed::Isolate, Deed::Pause].into_iter().filter(|deed| done.deeds.contains_key(deed.name()));
+    let what = What::Release(deeds.collect());
     let was = done.deeds.into_keys().collect::<Vec<_>>().join(" and ");
-    let (target, reason) = (target.filter(|_| was_paused), format!("released from {was}"));
-    supervisor.act(Task { vm: vm.to_owned(), target, what: What::Release, because: by.to_owned(), reason });
+    let reason = format!("released from {was}");
+    supervisor.act(Task { vm: vm.to_owned(), target, what, because: by.to_owned(), reason });
     Answer::Done(format!("{vm} is being released from {was}"))
 }
 

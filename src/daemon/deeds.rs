@@ -33,8 +33,8 @@ pub(super) struct Task {
 pub(super) enum What {
     /// A response.
     Do(Deed),
-    /// Undo all of them.
-    Release,
+    /// Undo these.
+    Release(Vec<Deed>),
     /// Write its memory to a file in this folder.
     Dump(PathBuf),
 }
@@ -44,7 +44,7 @@ impl What {
     pub(super) fn name(&self) -> &'static str {
         match self {
             What::Do(deed) => deed.name(),
-            What::Release => "release",
+            What::Release(_) => "release",
             What::Dump(_) => "dump",
         }
     }
@@ -78,14 +78,12 @@ fn work(task: &Task, firewall_state: &Path) -> Result<String> {
             open(task)?.stop()?;
             Ok("paused".to_owned())
         }
-        What::Release => {
-            let mut done = Vec::new();
-            if task.target.is_some() {
-                open(task)?.go_on()?;
-                done.push("runs".to_owned());
-            }
-            done.push(isolate(task, firewall_state, false)?);
-            Ok(done.join(", "))
+        What::Release(deeds) => {
+            let undone = deeds.iter().map(|deed| match deed {
+                Deed::Isolate => isolate(task, firewall_state, false),
+                Deed::Pause => open(task)?.go_on().map(|()| "runs".to_owned()).map_err(Into::into),
+            });
+            Ok(undone.collect::<Result<Vec<_>>>()?.join(", "))
         }
         What::Dump(folder) => dump(task, folder),
     }

@@ -259,6 +259,10 @@ impl Supervisor {
         self.scheduler.set_limits(config.looks.limits());
         let nobody = Seen { name: String::new(), target: String::new(), incarnation: String::new() };
         let restart = begin(&self.config, &nobody) != begin(&config, &nobody);
+        // What threads began with holds until a restart.
+        let of_threads =
+            |config: &Config| format!("{:?}", (&config.vms, &config.control, &config.log, &config.state));
+        let waits = of_threads(&self.config) != of_threads(&config);
         self.config = config;
         self.set_looks(looks);
         self.well("policy");
@@ -268,7 +272,9 @@ impl Supervisor {
             let ids: Vec<VmId> = self.vms.keys().copied().collect();
             ids.into_iter().for_each(|id| self.replace_worker(id));
         }
-        Ok(format!("{} VMs have a policy", self.looks.len()))
+        let restart =
+            if waits { "; what changed of vms, control, log and state takes a restart" } else { "" };
+        Ok(format!("{} VMs have a policy{restart}", self.looks.len()))
     }
 
     /// The VM of a name.

@@ -126,21 +126,22 @@ impl Watched {
         self.backoff = FIRST_BACKOFF;
     }
 
-    /// Remembers a finding; whether a look showed it for the first time.
+    /// Remembers a finding; whether a look showed it for the first time, and there was room for it.
     pub(super) fn remember(&mut self, id: &str, finding: &Finding, now: Duration) -> bool {
         if let Some(known) = self.findings.get_mut(id) {
             known.seen = now;
             return false;
         }
-        if self.findings.len() < MAX_REMEMBERED {
-            let remembered = Remembered {
-                detector: finding.detector.to_string(),
-                severity: finding.severity,
-                summary: finding.summary.clone(),
-                seen: now,
-            };
-            self.findings.insert(id.to_owned(), remembered);
+        if self.findings.len() >= MAX_REMEMBERED {
+            return false;
         }
+        let remembered = Remembered {
+            detector: finding.detector.to_string(),
+            severity: finding.severity,
+            summary: finding.summary.clone(),
+            seen: now,
+        };
+        self.findings.insert(id.to_owned(), remembered);
         true
     }
 

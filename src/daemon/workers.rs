@@ -275,9 +275,11 @@ impl Supervisor {
     }
 
     pub(super) fn answer_pause(&mut self, id: WorkerId, result: Result<(), String>) {
-        if self.vms.get(&id.vm).is_some_and(|vm| vm.turn == id.turn) {
-            self.ask(id.vm, &Request::Paused(result.err()));
+        let Some(vm) = self.vms.get_mut(&id.vm).filter(|vm| vm.turn == id.turn) else { return };
+        if result.is_err() {
+            vm.paused = None;
         }
+        self.ask(id.vm, &Request::Paused(result.err()));
     }
 
     pub(super) fn replace_worker(&mut self, id: VmId) {
