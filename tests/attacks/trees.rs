@@ -196,7 +196,8 @@ fn a_red_black_node_that_is_its_own_child() {
         }
         let found = guest.look(|view| view.modules_in_tree());
         assert!(has(&found.gaps, &GapReason::Cycle), "{:?}", found.gaps);
-        assert!(found.items.len() <= 6);
+        // None comes twice.
+        assert!(found.items.len() <= guest.look(|view| view.modules()).items.len());
     }
 }
 
