@@ -162,6 +162,39 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// Every metric that the dashboard draws is one, and every one is drawn, but the uptime.
+    #[test]
+    fn the_dashboard_draws_the_metrics() {
+        let dashboard: serde_json::Value =
+            serde_json::from_str(include_str!("../../examples/grafana/lynceus.json")).unwrap();
+        let targets =
+            dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array());
+        let drawn: BTreeSet<String> = targets
+            .flatten()
+            .flat_map(|target| {
+                target["expr"].as_str().unwrap().split(|c: char| !c.is_alphanumeric() && c != '_')
+            })
+            .filter(|word| word.starts_with("lynceus_"))
+            .map(str::to_owned)
+            .collect();
+        let status = Status {
+            version: String::new(),
+            uptime_s: 0,
+            memory_bytes: 0,
+            trouble: BTreeMap::new(),
+            vms: Vec::new(),
+            guards: false,
+            waiting: 0,
+            alerts: lynceus_alerts::Stats::default(),
+        };
+        let text = text(&status);
+        let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let told: BTreeSet<String> =
+            told.filter(|name| *name != "lynceus_up_seconds").map(str::to_owned).collect();
+        assert_eq!(drawn, told);
+    }
 
     #[test]
     fn a_name_with_quotes_stays_one_label() {

@@ -205,6 +205,17 @@ fn packets_stop_when_a_guest_is_attacked_and_flow_when_it_is_released() -> Resul
     site.until("more looks", || Ok(looks()?.filter(|looks| *looks > before + 2)))?;
     ensure!(desk.reaches("good", OUTSIDE, 1000)?, "the same finding isolates it again");
     ensure!(site.alerts("response")?.iter().filter(|alert| alert["action"] == "isolate").count() == 1);
+
+    // A policy that is wrong changes nothing; the right one is taken at once.
+    let written = |policy: &str| world.write(&format!("{}{policy}", desk.inventory()));
+    written("[policy.desk]\ndefualt = {}\n")?;
+    let refused = site.ask(&["reload"])?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(2) && why.contains("did you mean `default`?"), "{why}");
+    ensure!(desk.reaches("good", OUTSIDE, 1000)?, "a wrong policy changed something");
+    written(&policy.replace("out='allow'", "out='deny'"))?;
+    ensure!(site.ask(&["reload"])?.status.success());
+    ensure!(!desk.reaches("good", OUTSIDE, 1000)?, "the new policy does not hold");
     Ok(())
 }
 
