@@ -113,8 +113,11 @@ mod tests {
         for index in 0..count {
             bench.link(0x3000 + 8 * index, 0x10_0000 + 64 * (index % 64));
         }
-        bench.link(0x10_0000, 0x4000).u64(0x10_0018, 0x1234).bytes(0x4000, b".text\0");
-        bench.link(0x10_0040, 0x4000).u64(0x10_0058, 0x5678);
+        bench.bytes(0x4000, b".text\0");
+        for attribute in (0x10_0000..0x10_1000).step_by(64) {
+            bench.link(attribute, 0x4000);
+        }
+        bench.u64(0x10_0018, 0x1234).u64(0x10_0058, 0x5678);
         bench
     }
 
