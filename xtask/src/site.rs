@@ -17,6 +17,8 @@ const VM: &str = "desk-1";
 const MAC: &str = "52:54:00:00:00:08";
 /// Somebody out there.
 const OUTSIDE: &str = "192.0.2.1";
+/// Where somebody answers.
+const PORT: &str = "1000";
 /// What is waited for comes within this time.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -30,8 +32,8 @@ struct Host {
 impl Host {
     fn new() -> Result<Host> {
         let name = format!("lynceus-demo-{}", std::process::id());
-        let host = Host { name, folder: tempfile::tempdir()?, running: Vec::new() };
-        let (here, there) = (&host.name, host.outside());
+        let mut host = Host { name, folder: tempfile::tempdir()?, running: Vec::new() };
+        let (here, there) = (host.name.clone(), host.outside());
         sh(&format!(
             "ip netns add {here}; ip netns add {there}
              ip -n {here} link set lo up
@@ -43,6 +45,9 @@ impl Host {
              ip -n {here} link set tap8 up; ip -n {here} addr add 10.0.8.1/24 dev tap8
              ip netns exec {here} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'"
         ))?;
+        let mut server = Command::new("ip");
+        server.args(["netns", "exec", &there, "busybox", "nc", "-ll", "-p", PORT, "-e", "/bin/cat"]);
+        host.running.push(server.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
         Ok(host)
     }
 
@@ -99,7 +104,7 @@ pub(crate) fn show() -> Result<()> {
         Spec { name: VM.to_owned(), card: Some(card), ..Spec::everyday(KernelVersion::V6_1, Paging::Four) };
     let guest = Guest::boot(&spec)?;
     guest.run(
-        "ip link set eth0 up && ip addr add 10.0.8.2/24 dev eth0 && ip route add default via 10.0.8.1",
+        "ip link set eth0 up && ip addr add 10.0.8.2/24 dev eth0 && ip route add 192.0.2.1 via 10.0.8.1",
     )?;
     configure(&host, rsyslog.port)?;
     println!("{}", indented(&fs::read_to_string(host.path("policy/desk.toml"))?));
@@ -112,6 +117,7 @@ pub(crate) fn show() -> Result<()> {
         Ok(String::from_utf8_lossy(&status.stdout).contains("\"state\":\"watched\""))
     })?;
     host.lynceus(&["status"])?;
+    until(&host, "the VM reaches somebody", || reaches(&guest))?;
     println!("   the VM reaches {OUTSIDE}: {}", reaches(&guest)?);
 
     say("An attacker in the VM redirects a system call.");
@@ -163,9 +169,7 @@ fn configure(host: &Host, syslog: u16) -> Result<()> {
 
 /// Whether the VM gets an answer from outside.
 fn reaches(guest: &Guest) -> Result<bool> {
-    Ok(guest
-        .run(&format!("ping -c 1 -W 2 {OUTSIDE} >/dev/null 2>&1 && echo REACHED || true"))?
-        .contains("REACHED"))
+    Ok(guest.run(&format!("echo hello | busybox nc -w 3 {OUTSIDE} {PORT} || true"))?.contains("hello"))
 }
 
 fn until(host: &Host, what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
