@@ -14,6 +14,11 @@ mod upheaval;
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 
+/// So often a guest may be lost to the emulator. Emulated SVM now and then ends a PVH guest in a triple fault: Xen's registers show it
+/// right after VMMCALL, a processor without an emulator does not do that, and nobody here writes into a guest. More often than this,
+/// and it is our failure.
+const LOSSES: usize = 2;
+
 fn main() {
     if std::process::id() != 1 {
         return;
@@ -36,32 +41,47 @@ fn run() -> Result<()> {
     let mut follower = checks::Follower::start()?;
     let mut kinds = BTreeSet::new();
     for (kind, kernel) in guests {
-        let guest = guest::Guest::create(&format!("{kind}-{kernel}"), &kind, &kernel)?;
-        follower.created(&guest);
-        checks::equals_its_truth(&guest)?;
         // What the kernel does not matter for is tried once for each kind.
-        if kinds.insert(kind) {
-            // Of a PVH domain the toolstack asks for every frame up to 4 GiB, which takes an emulated machine minutes.
-            if guest.kind == "pv" {
-                checks::a_dumped_core_is_the_same(&guest)?;
+        let first = kinds.insert(kind.clone());
+        let name = format!("{kind}-{kernel}");
+        let mut lost = 0;
+        while let Err(error) = all_of(&name, &kind, &kernel, first, &mut follower) {
+            lost += 1;
+            if lost > LOSSES || !toolstack::lost_to_the_emulator(&name)? {
+                return Err(error);
             }
-            checks::finds_nothing_in_a_clean_guest(&guest)?;
-            checks::finds_attacks(&guest)?;
-            checks::finds_a_planted_signature(&guest)?;
-            checks::finds_what_hides(&guest)?;
-            checks::pauses_and_resumes(&guest)?;
-            checks::the_restricted_handle_is_refused(&guest)?;
-            checks::nobody_reads_with_an_inherited_handle(&guest)?;
-            checks::the_command_line(&guest)?;
-            measure::a_warm_list_asks_nothing(&guest)?;
-            if guest.kind == "pvh" {
-                measure::beside_the_library(&guest)?;
-            }
-            let guest = upheaval::survives_whatever_happens(guest)?;
-            upheaval::a_destroyed_domain_is_gone(guest)?;
-        } else {
-            upheaval::a_destroyed_domain_is_gone(guest)?;
+            println!(
+                "LAB {name}: LOST TO THE EMULATOR {lost} times (a triple fault in a hypercall), from its start again: {error:#}"
+            );
         }
     }
     follower.finish()
+}
+
+/// All that is asked of a guest, from its creation to its end.
+fn all_of(name: &str, kind: &str, kernel: &str, first: bool, follower: &mut checks::Follower) -> Result<()> {
+    let guest = guest::Guest::create(name, kind, kernel)?;
+    follower.created(&guest);
+    checks::equals_its_truth(&guest)?;
+    if !first {
+        return upheaval::a_destroyed_domain_is_gone(guest);
+    }
+    // Of a PVH domain the toolstack asks for every frame up to 4 GiB, which takes an emulated machine minutes.
+    if kind == "pv" {
+        checks::a_dumped_core_is_the_same(&guest)?;
+    }
+    checks::finds_nothing_in_a_clean_guest(&guest)?;
+    checks::finds_attacks(&guest)?;
+    checks::finds_a_planted_signature(&guest)?;
+    checks::finds_what_hides(&guest)?;
+    checks::pauses_and_resumes(&guest)?;
+    checks::the_restricted_handle_is_refused(&guest)?;
+    checks::nobody_reads_with_an_inherited_handle(&guest)?;
+    checks::the_command_line(&guest)?;
+    measure::a_warm_list_asks_nothing(&guest)?;
+    if kind == "pvh" {
+        measure::beside_the_library(&guest)?;
+    }
+    let guest = upheaval::survives_whatever_happens(guest)?;
+    upheaval::a_destroyed_domain_is_gone(guest)
 }

@@ -86,6 +86,20 @@ pub(crate) fn uptime() -> String {
     fs::read_to_string("/proc/uptime").unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
 }
 
+/// Whether a domain ended in a triple fault, which Xen's log says. The domain is then removed, and the log emptied for the next.
+pub(crate) fn lost_to_the_emulator(name: &str) -> Result<bool> {
+    let id = xl(&["domid", name])?;
+    let its = format!("d{}v", id.trim());
+    let log = xl(&["dmesg"])?;
+    if !log.lines().any(|line| line.contains(&its) && line.contains("Triple fault")) {
+        return Ok(false);
+    }
+    println!("{log}");
+    xl(&["dmesg", "-c"])?;
+    xl(&["destroy", name])?;
+    Ok(true)
+}
+
 /// What may explain a failure.
 pub(crate) fn post_mortem() {
     for args in [&["list"][..], &["dmesg"]] {
