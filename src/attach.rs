@@ -7,15 +7,15 @@
 use crate::cli::LookArgs;
 use crate::output::escape;
 use anyhow::{Context, Result, bail};
-use lynceus_introspect::Pause;
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::target::{OpenOptions, Target, Unread};
+use lynceus_introspect::{GapReason, Partial, Pause};
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_profiles::store::ProfileStore;
-use lynceus_scanners::Finding;
+use lynceus_scanners::{DETECTORS, Detector, Finding};
 use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::fs::OpenOptionsExt;
@@ -175,6 +175,21 @@ impl Guest {
     /// The guest itself.
     pub(crate) fn linux(&self) -> &LinuxGuest {
         &self.attached.guest
+    }
+
+    /// What some of the detectors find in it, and what its attach did.
+    pub(crate) fn look(&self, is_wanted: impl Fn(&Detector) -> bool) -> Partial<Finding> {
+        let mut all = Partial { items: self.disagreements(), ..Partial::default() };
+        if self.damaged {
+            // What is hidden may be in what is missing.
+            all.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
+        }
+        for detector in DETECTORS.iter().filter(|detector| is_wanted(detector)) {
+            let findings = (detector.run)(self.linux(), &self.options);
+            let found = all.absorb(findings);
+            all.items.extend(found);
+        }
+        all
     }
 
     /// Where the guest's memory and the trusted profile of its kernel disagree.

@@ -20,15 +20,11 @@ impl Listener {
         let socket = bound()?;
         let group = u16::try_from(group).context("the group's number")?;
         let requests = flows::requests(group).into_iter().chain(at_once.then(|| flows::at_once(group)));
-        for request in requests {
-            socket.send_to(&request, &SocketAddr::new(0, 0), 0).context("netlink")?;
-            let (answer, _) = socket.recv_from_full().context("netlink")?;
-            let answer = flows::parse(&answer).into_iter().find_map(|told| match told {
-                Told::Answer(error) => Some(error),
-                Told::Flow(_) => None,
-            });
-            granted(answer)?;
-        }
+        let answer = |told| match told {
+            Told::Answer(error) => Some(error),
+            Told::Flow(_) => None,
+        };
+        ask(&socket, requests, |datagram| flows::parse(datagram).into_iter().find_map(answer))?;
         Ok(Listener(socket))
     }
 
@@ -54,15 +50,11 @@ impl Queues {
     /// Reads all queues from now on.
     pub(crate) fn open() -> Result<Queues> {
         let socket = bound()?;
-        for request in queue::requests() {
-            socket.send_to(&request, &SocketAddr::new(0, 0), 0).context("netlink")?;
-            let (answer, _) = socket.recv_from_full().context("netlink")?;
-            let answer = queue::parse(&answer).into_iter().find_map(|told| match told {
-                queue::Told::Answer(error) => Some(error),
-                queue::Told::Waits(..) => None,
-            });
-            granted(answer)?;
-        }
+        let answer = |told| match told {
+            queue::Told::Answer(error) => Some(error),
+            queue::Told::Waits(..) => None,
+        };
+        ask(&socket, queue::requests(), |datagram| queue::parse(datagram).into_iter().find_map(answer))?;
         Ok(Queues(socket))
     }
 
@@ -89,6 +81,20 @@ fn bound() -> Result<Socket> {
     socket.bind(&SocketAddr::new(0, 0)).context("netlink")?;
     socket.set_rx_buf_sz(BUFFER_BYTES).context("netlink")?;
     Ok(socket)
+}
+
+/// Sends requests, each when the one before was granted.
+fn ask(
+    socket: &Socket,
+    requests: impl IntoIterator<Item = Vec<u8>>,
+    answer: impl Fn(&[u8]) -> Option<i32>,
+) -> Result<()> {
+    for request in requests {
+        socket.send_to(&request, &SocketAddr::new(0, 0), 0).context("netlink")?;
+        let (datagram, _) = socket.recv_from_full().context("netlink")?;
+        granted(answer(&datagram))?;
+    }
+    Ok(())
 }
 
 fn granted(answer: Option<i32>) -> Result<()> {

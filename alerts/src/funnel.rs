@@ -189,7 +189,7 @@ impl Vm {
             .iter()
             .zip(counts)
             .filter(|(_, count)| *count > 0)
-            .map(|(severity, count)| format!("{count} {}", crate::severity_word(*severity)))
+            .map(|(severity, count)| format!("{count} {}", severity.name()))
             .collect();
         let about = About::Health(Health {
             component: "alerts".to_owned(),

@@ -26,15 +26,3 @@ pub use id::id;
 pub use limits::MAX_ALERT_BYTES;
 pub use pipeline::{Pipeline, PipelineError};
 pub use stats::{SinkState, SinkStats, Stats};
-
-use lynceus_scanners::Severity;
-
-/// A severity's word, as in JSON.
-pub(crate) fn severity_word(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Low => "low",
-        Severity::Medium => "medium",
-        Severity::High => "high",
-        Severity::Critical => "critical",
-    }
-}

@@ -4,9 +4,12 @@
 //! *Trusts*: the kernel for the frame of each message; the packet in it is the guest's, and may be cut off, wrong or hostile.
 //! *Never*: reads past what a length says, or takes a second fragment's bytes for ports.
 //!
-//! Layouts: `struct nlmsghdr`, `struct nlattr` (`include/uapi/linux/netlink.h`), `struct nfgenmsg` (`nfnetlink.h`), `NFULNL_*`, `NFULA_*`
-//! (`nfnetlink_log.h`), Linux 6.1; RFC 791, RFC 8200, and the first bytes of RFC 9293, 768, 9260, 792 and 4443.
+//! Layouts: `NFULNL_*`, `NFULA_*` (`include/uapi/linux/netfilter/nfnetlink_log.h`), Linux 6.1; RFC 791, RFC 8200, and the first bytes of RFC 9293, 768, 9260, 792 and 4443.
 
+use crate::netlink::{
+    COPIED_BYTES, ERROR, GENERAL_BYTES, REQUEST_AND_ACK, attribute_bytes, attributes, big_half, big_word,
+    message, messages, word,
+};
 use crate::process::Process;
 use lynceus_policy::{Lane, ServiceRange};
 use serde::Serialize;
@@ -15,13 +18,6 @@ use std::net::IpAddr;
 /// `NFNL_SUBSYS_ULOG << 8`: messages with packets, and with the configuration one further.
 const PACKET: u16 = 0x400;
 const CONFIG: u16 = 0x401;
-const ERROR: u16 = 2;
-const REQUEST_AND_ACK: u16 = 5;
-const HEADER_BYTES: usize = 16;
-/// `struct nfgenmsg`.
-const GENERAL_BYTES: usize = 4;
-/// Bytes of each packet that are asked for: headers with all usual options.
-const COPIED_BYTES: u32 = 256;
 /// IPv6 extension headers that are followed.
 const MAX_EXTENSIONS: usize = 8;
 
@@ -107,69 +103,25 @@ fn configuration(group: u16, attribute: &[u8]) -> Vec<u8> {
     message(CONFIG, REQUEST_AND_ACK, group, attribute)
 }
 
-/// A message to nfnetlink, about a group or a queue.
-pub(crate) fn message(kind: u16, flags: u16, number: u16, attributes: &[u8]) -> Vec<u8> {
-    let len = (HEADER_BYTES + GENERAL_BYTES + attributes.len()) as u32;
-    let mut message = len.to_le_bytes().to_vec();
-    message.extend(kind.to_le_bytes());
-    message.extend(flags.to_le_bytes());
-    message.extend([0; 8]);
-    message.extend([0, 0]);
-    message.extend(number.to_be_bytes());
-    message.extend(attributes);
-    message
-}
-
-pub(crate) fn attribute_bytes(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = ((4 + value.len()) as u16).to_le_bytes().to_vec();
-    bytes.extend(kind.to_le_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
 /// Everything in a datagram. What is none of ours is left out.
-pub fn parse(mut datagram: &[u8]) -> Vec<Told> {
-    let mut all = Vec::new();
-    while let Some(len) = word(datagram, 0).and_then(|len| usize::try_from(len).ok()) {
-        let Some(message) = datagram.get(..len).filter(|_| len >= HEADER_BYTES) else { break };
-        let body = message.get(HEADER_BYTES..).unwrap_or_default();
-        match half(message, 4) {
-            Some(ERROR) => all.extend(word(body, 0).map(|error| Told::Answer(error as i32))),
-            Some(PACKET) => all.extend(flow(body).map(|flow| Told::Flow(Box::new(flow)))),
-            _ => {}
-        }
-        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    all
-}
-
-pub(crate) fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn big_half(bytes: &[u8], at: usize) -> Option<u16> {
-    half(bytes, at).map(u16::swap_bytes)
-}
-
-pub(crate) fn big_word(bytes: &[u8], at: usize) -> Option<u32> {
-    word(bytes, at).map(u32::swap_bytes)
+pub fn parse(datagram: &[u8]) -> Vec<Told> {
+    let told = |(kind, body)| match kind {
+        ERROR => word(body, 0).map(|error| Told::Answer(error as i32)),
+        PACKET => flow(body).map(|flow| Told::Flow(Box::new(flow))),
+        _ => None,
+    };
+    messages(datagram).filter_map(told).collect()
 }
 
 fn flow(body: &[u8]) -> Option<FlowEvent> {
     let mut event = FlowEvent::default();
-    let mut rest = body.get(GENERAL_BYTES..)?;
+    body.get(..GENERAL_BYTES)?;
     let mut prefix = String::new();
     // On a bridge: its ports, where the others are the bridge itself.
     let mut physical = (None, None);
-    while let Some(len) = half(rest, 0).map(usize::from).filter(|len| *len >= 4) {
-        let value = rest.get(4..len)?;
-        // The two highest bits are flags.
-        match half(rest, 2)? & 0x3fff {
+    for attribute in attributes(body) {
+        let (kind, value) = attribute?;
+        match kind {
             attribute::TIME => {
                 let long =
                     |at| Some(u64::from(big_word(value, at)?) << 32 | u64::from(big_word(value, at + 4)?));
@@ -186,7 +138,6 @@ fn flow(body: &[u8]) -> Option<FlowEvent> {
             attribute::PAYLOAD => packet(value, &mut event),
             _ => {}
         }
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     event.interfaces = (physical.0.or(event.interfaces.0), physical.1.or(event.interfaces.1));
     named(&prefix, &mut event)?;
@@ -274,6 +225,7 @@ fn service(protocol: u8, payload: &[u8], event: &mut FlowEvent) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::HEADER_BYTES;
 
     /// A message of the kernel's with these attributes.
     fn told(attributes: &[(u16, &[u8])]) -> Vec<u8> {

@@ -15,6 +15,7 @@ pub mod flows;
 pub mod host;
 pub mod ir;
 pub mod lint;
+mod netlink;
 pub mod nft;
 pub mod packet;
 pub mod ports;

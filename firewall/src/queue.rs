@@ -5,7 +5,11 @@
 //!
 //! Layouts: `NFQNL_*`, `NFQA_*` (`include/uapi/linux/netfilter/nfnetlink_queue.h`), Linux 6.1.
 
-use crate::flows::{FlowEvent, attribute_bytes, big_word, half, message, packet, word};
+use crate::flows::{FlowEvent, packet};
+use crate::netlink::{
+    COPIED_BYTES, ERROR, REQUEST, REQUEST_AND_ACK, attribute_bytes, attributes, big_half, big_word, message,
+    messages, word,
+};
 use crate::nft::ask::{FIRST_QUEUE, Held};
 use lynceus_policy::{Direction, Verdict};
 
@@ -13,12 +17,6 @@ use lynceus_policy::{Direction, Verdict};
 const PACKET: u16 = 0x300;
 const VERDICT: u16 = 0x301;
 const CONFIG: u16 = 0x302;
-const ERROR: u16 = 2;
-const REQUEST: u16 = 1;
-const REQUEST_AND_ACK: u16 = 5;
-const HEADER_BYTES: usize = 16;
-/// Bytes of each packet that are asked for.
-const COPIED_BYTES: u32 = 256;
 /// `NF_DROP`, `NF_REPEAT`.
 const DROP: u32 = 0;
 const REPEAT: u32 = 4;
@@ -93,30 +91,22 @@ pub fn verdict(waiting: &Waiting, generation: u32, verdict: Verdict) -> Vec<u8> 
 }
 
 /// Everything in a datagram. What is none of ours is left out.
-pub fn parse(mut datagram: &[u8]) -> Vec<Told> {
-    let mut all = Vec::new();
-    while let Some(len) = word(datagram, 0).and_then(|len| usize::try_from(len).ok()) {
-        let Some(message) = datagram.get(..len).filter(|_| len >= HEADER_BYTES) else { break };
-        let body = message.get(HEADER_BYTES..).unwrap_or_default();
-        match half(message, 4) {
-            Some(ERROR) => all.extend(word(body, 0).map(|error| Told::Answer(error as i32))),
-            Some(PACKET) => all.extend(waits(body)),
-            _ => {}
-        }
-        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    all
+pub fn parse(datagram: &[u8]) -> Vec<Told> {
+    let told = |(kind, body)| match kind {
+        ERROR => word(body, 0).map(|error| Told::Answer(error as i32)),
+        PACKET => waits(body),
+        _ => None,
+    };
+    messages(datagram).filter_map(told).collect()
 }
 
 fn waits(body: &[u8]) -> Option<Told> {
-    let queue = half(body, 2)?.swap_bytes();
+    let queue = big_half(body, 2)?;
     let (mut id, mut mark, mut event) = (None, 0, FlowEvent::default());
     let mut physical = (None, None);
-    let mut rest = body.get(4..)?;
-    while let Some(len) = half(rest, 0).map(usize::from).filter(|len| *len >= 4) {
-        let value = rest.get(4..len)?;
-        // The two highest bits are flags.
-        match half(rest, 2)? & 0x3fff {
+    for attribute in attributes(body) {
+        let (kind, value) = attribute?;
+        match kind {
             attribute::HEADER => id = big_word(value, 0),
             attribute::MARK => mark = big_word(value, 0)?,
             attribute::IN => event.interfaces.0 = big_word(value, 0),
@@ -126,7 +116,6 @@ fn waits(body: &[u8]) -> Option<Told> {
             attribute::PAYLOAD => packet(value, &mut event),
             _ => {}
         }
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     event.interfaces = (physical.0.or(event.interfaces.0), physical.1.or(event.interfaces.1));
     Some(Told::Waits(Waiting { queue, id: id?, mark }, Box::new(event)))

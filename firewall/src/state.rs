@@ -257,10 +257,15 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
     let io = |source| StateError::Io { path: path.to_owned(), source };
     let text = serde_json::to_vec(value)
         .map_err(|error| StateError::Damaged { path: path.to_owned(), why: error.to_string() })?;
+    replace(path, &text).map_err(io)
+}
+
+/// Writes a file whole, and only then gives it its name.
+pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = File::create(&new).map_err(io)?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
-    std::fs::rename(&new, path).map_err(io)?;
+    let mut file = File::create(&new)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    std::fs::rename(&new, path)?;
     // The name is on disk when its folder is.
-    path.parent().map_or(Ok(()), |folder| File::open(folder).and_then(|folder| folder.sync_all())).map_err(io)
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }

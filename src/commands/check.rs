@@ -7,7 +7,6 @@ use crate::daemon::some_time;
 use crate::output::{Outcome, Output};
 use anyhow::{Context, Result};
 use lynceus_alerts::Alert;
-use lynceus_introspect::{GapReason, Partial};
 use lynceus_scanners::evidence::{self, Evidence};
 use lynceus_scanners::{DETECTORS, Finding};
 use std::collections::HashSet;
@@ -37,9 +36,9 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
         }
         for (guest, compared) in &guests {
             let started = Instant::now();
-            let mut found = look(guest);
+            let mut found = guest.look(|_| true);
             let took = started.elapsed();
-            found.items.retain(|finding| told.insert(alert(guest, finding).id));
+            found.items.retain(|finding| told.insert(lynceus_alerts::id(&guest.name, finding)));
             if let Some(folder) = &args.evidence {
                 found.items.iter().try_for_each(|finding| keep(guest, finding, folder))?;
             }
@@ -53,21 +52,6 @@ pub(super) fn run(output: Output, args: &CheckArgs) -> Result<Outcome> {
         }
     }
     Ok(outcome)
-}
-
-/// What all detectors find in a guest.
-pub(super) fn look(guest: &Guest) -> Partial<Finding> {
-    let mut all = Partial { items: guest.disagreements(), ..Partial::default() };
-    if guest.damaged {
-        // What is hidden may be in what is missing.
-        all.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
-    }
-    for detector in DETECTORS {
-        let findings = (detector.run)(guest.linux(), &guest.options);
-        let found = all.absorb(findings);
-        all.items.extend(found);
-    }
-    all
 }
 
 /// What a guest is compared with: the kernel's file, and the folder of its modules.
@@ -93,13 +77,9 @@ fn closing(compared: &Compared, took: Duration) -> String {
     format!("{count} detectors ran in {took} ms: {names}\n{kernel}\n{modules}")
 }
 
-fn alert(guest: &Guest, finding: &Finding) -> Alert {
-    Alert::new(&guest.name, finding.clone(), SystemTime::now())
-}
-
 /// Writes what shows a finding to a file of its own, named by the alert's id.
 fn keep(guest: &Guest, finding: &Finding, folder: &Path) -> Result<()> {
-    let alert = alert(guest, finding);
+    let alert = Alert::new(&guest.name, finding.clone(), SystemTime::now());
     let Some(evidence) = evidence::collect(guest.linux(), &guest.name, alert.time_ms, finding) else {
         eprintln!("lynceus: {}: {} does not show any more: no evidence was kept", guest.name, alert.id);
         return Ok(());

@@ -4,11 +4,9 @@ use super::alerts;
 use crate::attach::Guest;
 use crate::output::{Outcome, Output};
 use anyhow::Result;
-use lynceus_alerts::Alert;
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_scanners::cohort;
 use std::collections::HashSet;
-use std::time::SystemTime;
 
 /// Tells who differs from most. A guest that has no sibling is named: it was compared with nobody.
 pub(super) fn run(output: Output, guests: &[&Guest], told: &mut HashSet<String>) -> Result<Outcome> {
@@ -25,9 +23,7 @@ pub(super) fn run(output: Output, guests: &[&Guest], told: &mut HashSet<String>)
         }
         let members: Vec<&LinuxGuest> = group.members.iter().map(|index| linux[*index]).collect();
         for (mut found, name) in cohort::compare(&members).into_iter().zip(&names) {
-            found
-                .items
-                .retain(|finding| told.insert(Alert::new(name, finding.clone(), SystemTime::now()).id));
+            found.items.retain(|finding| told.insert(lynceus_alerts::id(name, finding)));
             if !found.items.is_empty() || !found.is_complete() {
                 outcome = outcome.and(alerts::tell(output, name, found, "compared with its cohort")?);
             }

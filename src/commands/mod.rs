@@ -27,7 +27,7 @@ mod scan;
 mod selftest;
 mod sockets;
 mod top;
-mod vms;
+pub(crate) mod vms;
 
 use crate::attach::Guest;
 use crate::cli::{Cli, Command, ConfigCommand, LookArgs, SelftestCommand, TargetArgs};

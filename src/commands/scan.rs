@@ -8,6 +8,7 @@ use crate::output::{Outcome, Output, escape};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use lynceus_alerts::Alert;
+use lynceus_introspect::memory::ram_bytes;
 use lynceus_introspect::{GapReason, Partial};
 use lynceus_scanners::signatures::{
     self, HashList, Keeper, PathPattern, Progress, Rules, ScanCache, Scope, Summary, Unserved, Wanted,
@@ -19,8 +20,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The cache's part of a guest's RAM.
-const CACHE_PART: u64 = 100;
 /// Rules that no scope serves are named up to so many; JSON names all of them.
 const UNSERVED_NAMED: usize = 10;
 
@@ -47,10 +46,8 @@ pub(super) fn run(output: Output, args: &ScanArgs) -> Result<Outcome> {
     let guests =
         args.targets.iter().map(|target| Guest::attach(target, &args.look)).collect::<Result<Vec<_>>>()?;
     if guests.len() > 1 || args.every.is_some() {
-        let ram =
-            |guest: &Guest| guest.linux().memory().ram().iter().map(|range| range.len_bytes).sum::<u64>();
-        let limit = guests.iter().map(ram).sum::<u64>() / CACHE_PART;
-        let cache = ScanCache::new(usize::try_from(limit).unwrap_or(usize::MAX));
+        let ram = guests.iter().map(|guest| ram_bytes(&**guest.linux().memory())).sum();
+        let cache = ScanCache::for_ram(ram);
         plan.cache = Some(cache.context("no random numbers for the keys of the cache")?);
     }
     let mut told = HashSet::new();
@@ -140,10 +137,8 @@ fn scan(output: Output, guest: &Guest, plan: &Plan, told: &mut HashSet<String>) 
     let mut all = Partial { items: guest.disagreements(), ..Partial::default() };
     let findings = all.absorb(found);
     all.items.extend(findings);
-    let is_new =
-        |finding: &Finding| told.insert(Alert::new(&guest.name, finding.clone(), SystemTime::UNIX_EPOCH).id);
     let seen_before = all.items.len();
-    all.items.retain(is_new);
+    all.items.retain(|finding| told.insert(lynceus_alerts::id(&guest.name, finding)));
     let again = seen_before - all.items.len();
     if let (Some(folder), Some(keeper)) = (evidence, &keeper) {
         all.items.iter().try_for_each(|finding| keep(guest, finding, keeper, folder))?;

@@ -63,28 +63,44 @@ struct Event<'a> {
     vm: &'a VmRow,
 }
 
+/// Tells when it is time to look which VMs there are.
+pub(crate) struct Changes {
+    woken: mpsc::Receiver<()>,
+    /// Held, so that there is always somebody who might wake.
+    _wake: mpsc::Sender<()>,
+}
+
+impl Changes {
+    /// Listens from now on.
+    pub(crate) fn open() -> Result<Changes> {
+        let (wake, woken) = mpsc::channel();
+        if xen::is_here() {
+            let mut domains = xen::Changes::open().context("XenStore cannot be asked to tell of domains")?;
+            let wake = wake.clone();
+            std::thread::spawn(move || while domains.wait().is_ok() && wake.send(()).is_ok() {});
+        }
+        Ok(Changes { woken, _wake: wake })
+    }
+
+    /// Waits until Xen tells of a change, or a second is over. One look answers all that came meanwhile.
+    pub(crate) fn wait(&self) {
+        let _ = self.woken.recv_timeout(EVERY);
+        self.woken.try_iter().for_each(drop);
+    }
+}
+
 /// Tells of each that appears and each that is gone, until nobody reads it any more.
 pub(super) fn follow(output: Output) -> Result<Outcome> {
-    let (changed, changes) = mpsc::channel();
-    if xen::is_here() {
-        let mut domains = xen::Changes::open().context("XenStore cannot be asked to tell of domains")?;
-        let changed = changed.clone();
-        std::thread::spawn(move || while domains.wait().is_ok() && changed.send(()).is_ok() {});
-    }
-    std::thread::spawn(move || {
-        while changed.send(()).is_ok() {
-            std::thread::sleep(EVERY);
-        }
-    });
+    let changes = Changes::open()?;
     let mut known: Vec<VmRow> = Vec::new();
-    while changes.recv().is_ok() {
+    loop {
         let now = all()?;
         let lacks = |list: &[VmRow], vm: &VmRow| !list.iter().any(|other| other.is(vm));
         known.iter().filter(|vm| lacks(&now, vm)).try_for_each(|vm| tell(output, "gone", vm))?;
         now.iter().filter(|vm| lacks(&known, vm)).try_for_each(|vm| tell(output, "appeared", vm))?;
         known = now;
+        changes.wait();
     }
-    Ok(Outcome::Clean)
 }
 
 fn tell(output: Output, event: &'static str, vm: &VmRow) -> Result<()> {

@@ -210,7 +210,7 @@ fn list(supervisor: &mut Supervisor, id: u64, answer: Sender<Answer>) {
 
 fn release(supervisor: &mut Supervisor, vm: &str, by: &str) -> Answer {
     let now = Timestamp::now();
-    let watched = supervisor.by_name(vm).and_then(|id| supervisor.vms.get(&id));
+    let watched = supervisor.named(vm);
     let findings: Vec<String> = watched.map(|vm| vm.findings.keys().cloned().collect()).unwrap_or_default();
     let target = watched.map(|vm| vm.seen.target.clone());
     let Some(done) = supervisor.responses.release(vm, findings.into_iter(), now) else {
@@ -229,8 +229,7 @@ fn confirm(supervisor: &mut Supervisor, id: &str, by: &str) -> Answer {
     let Some(waiting) = supervisor.responses.waiting.get(id).cloned() else {
         return Answer::Refused(format!("nothing waits under {:?}", escape(id)));
     };
-    let target = supervisor.by_name(&waiting.vm).and_then(|id| supervisor.vms.get(&id));
-    let target = target.map(|vm| vm.seen.target.clone());
+    let target = supervisor.named(&waiting.vm).map(|vm| vm.seen.target.clone());
     supervisor.responses.did(&waiting.vm, waiting.deed, id, Timestamp::now());
     supervisor.keep_responses();
     let told = format!("{}: {}", waiting.deed.name(), waiting.vm);

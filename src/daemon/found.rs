@@ -29,7 +29,7 @@ impl Supervisor {
         vm.last_gaps = looked.told_gaps;
         let (name, incomplete) = (vm.seen.name.clone(), vm.incomplete_in_a_row);
         let gaps = vm.last_gaps.join("; ");
-        let look = self.looks.get(&name).cloned().unwrap_or_default();
+        let look = self.look_of(&name);
         let findings = looked.findings.into_iter().filter_map(|finding| tell::judged(&look, finding));
         let findings: Vec<Finding> = findings.collect();
         self.vm_well(id, "worker");

@@ -13,7 +13,7 @@ use crate::process_rules::{self, News};
 use anyhow::{Context, Result, bail};
 use lynceus_firewall::flows::FlowEvent;
 use lynceus_firewall::nft::LOG_GROUP;
-use lynceus_firewall::state::Store;
+use lynceus_firewall::state::{State, Store};
 use lynceus_policy::Look;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,33 +27,22 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// After the flow log could not be read, because another listens, it is tried again.
 const FLOWS_AGAIN: Duration = Duration::from_secs(10);
 
-/// What the firewall tells.
-#[derive(Clone, Debug)]
-pub(super) struct Told {
-    /// In a word.
-    pub(super) event: &'static str,
-    /// The port.
-    pub(super) port: String,
-    /// The VM.
-    pub(super) vm: String,
-    /// More of it.
-    pub(super) text: String,
-}
-
 /// Tests and enforces the configured policy; what it, or else the policy that was enforced by hand, says of looking, by VM.
 pub(super) fn apply(config: &Config) -> Result<BTreeMap<String, Look>> {
-    let state = config.firewall_state();
-    let enforced = match &config.policy {
-        Some(folder) => Some(policy::enforce_now(&state, folder, &config.trust)?),
-        None => Store::open(&state)?.enforced()?,
-    };
-    let vms = enforced.map(|state| state.vms).unwrap_or_default();
-    Ok(vms.into_iter().map(|(name, vm)| (name, vm.policy.look.clone())).collect())
+    match &config.policy {
+        Some(folder) => Ok(looks(policy::enforce_now(&config.firewall_state(), folder, &config.trust)?)),
+        None => last_good(config),
+    }
 }
 
 /// What the last good policy says of looking.
 pub(super) fn last_good(config: &Config) -> Result<BTreeMap<String, Look>> {
-    apply(&Config { policy: None, ..config.clone() })
+    let enforced = Store::open(&config.firewall_state())?.enforced()?;
+    Ok(enforced.map(looks).unwrap_or_default())
+}
+
+fn looks(state: State) -> BTreeMap<String, Look> {
+    state.vms.into_iter().map(|(name, vm)| (name, vm.policy.look.clone())).collect()
 }
 
 /// A thread that keeps what is enforced true. None where nothing is.
@@ -65,24 +54,17 @@ pub(super) fn start(config: &Config, events: SyncSender<Event>) -> Result<bool> 
     let args = StateArgs { state };
     let flows = events.clone();
     let tell = move |event: enforcer::Event| {
-        let told = Told {
-            event: event.event,
-            port: event.port.unwrap_or_default(),
-            vm: event.vm.unwrap_or_default(),
-            text: event.text.unwrap_or_default(),
-        };
-        if events.send(Event::Guard(told)).is_err() {
+        if events.send(Event::Guard(event)).is_err() {
             bail!("the appliance ends");
         }
         Ok(())
     };
     let work = move || {
         loop {
-            if let Err(error) = enforcer::enforce_on(&args, &tell) {
-                let text = Some(format!("{error:#}"));
-                if tell(enforcer::Event { event: "failed", port: None, vm: None, text }).is_err() {
-                    return;
-                }
+            if let Err(error) = enforcer::enforce_on(&args, &tell)
+                && tell(told("failed", None, format!("{error:#}"))).is_err()
+            {
+                return;
             }
             std::thread::sleep(AGAIN);
         }
@@ -97,12 +79,12 @@ pub(super) fn start(config: &Config, events: SyncSender<Event>) -> Result<bool> 
 
 /// What is not as the policy wants it: those who ask about processes tell of it, and the flow log.
 fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
-    let (state, told, wants_flows) = (config.firewall_state(), events.clone(), config.guard.flow_alerts);
+    let (state, hears, wants_flows) = (config.firewall_state(), events.clone(), config.guard.flow_alerts);
     let tell = move |news| match news {
-        News::Flow(flow) if wants_flows => pass_on(&flow, &told),
+        News::Flow(flow) if wants_flows => pass_on(&flow, &hears),
         News::Flow(_) => {}
         News::Guest { vm, text } => {
-            let _ = told.send(Event::Guard(Told { event: "processes", port: String::new(), vm, text }));
+            let _ = hears.send(Event::Guard(told("processes", Some(vm), text)));
         }
     };
     process_rules::start(state.clone(), Arc::new(tell));
@@ -113,8 +95,7 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
         loop {
             if let Err(error) = log(&state, &events) {
                 let text = format!("what the rules log cannot be read: {error:#}");
-                let told = Told { event: "flows", port: String::new(), vm: String::new(), text };
-                if events.send(Event::Guard(told)).is_err() {
+                if events.send(Event::Guard(told("flows", None, text))).is_err() {
                     return;
                 }
             }
@@ -131,14 +112,16 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
 /// Passes on what the rules log.
 fn log(state: &Path, events: &SyncSender<Event>) -> Result<()> {
     let listener = Listener::of(LOG_GROUP, false)?;
-    let hears =
-        Told { event: "hears", port: String::new(), vm: String::new(), text: "the flow log".to_owned() };
-    events.send(Event::Guard(hears))?;
+    events.send(Event::Guard(told("hears", None, "the flow log".to_owned())))?;
     loop {
         let Some(flows) = listener.next()? else { bail!("more flows than could be read: some are lost") };
         let mut ports = Ports::new(state);
         flows.into_iter().for_each(|flow| pass_on(&ports.row(flow).event, events));
     }
+}
+
+fn told(event: &'static str, vm: Option<String>, text: String) -> enforcer::Event {
+    enforcer::Event { event, port: None, vm, text: Some(text) }
 }
 
 /// An alert for what was not let pass.

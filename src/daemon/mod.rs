@@ -31,6 +31,7 @@ pub(crate) use schedule::some_time;
 pub(crate) use status::{FoundRow, ResponseRow, Status, VmRow};
 pub(crate) use worker::run as run_worker;
 
+use crate::commands::enforcer;
 use anyhow::{Context, Result};
 use config::{Log, LogFormat, LogLevel};
 use lynceus_alerts::{Alert, Pipeline};
@@ -59,7 +60,7 @@ enum Event {
     /// Something that is an alert as it is.
     Alert(Box<Alert>),
     /// The firewall tells something.
-    Guard(guard::Told),
+    Guard(enforcer::Event),
     /// Something was done to a VM.
     Finished(Box<deeds::Finished>),
     /// The configuration is to be read again.

@@ -1,11 +1,11 @@
 //! What the appliance remembers over restarts: responses, and the evidence of findings. The firewall's state and the spool of alerts are kept by theirs.
 //!
-//! *Does*: writes a file whole and then gives it its name. *Never*: leaves half a file.
+//! *Does*: replaces files whole. *Never*: leaves half a file.
 
 use super::respond::Responses;
 use anyhow::{Context, Result, bail};
-use std::fs::{self, File};
-use std::io::Write;
+use lynceus_firewall::state::replace;
+use std::fs;
 use std::path::Path;
 
 /// What is remembered may have so many bytes.
@@ -27,24 +27,18 @@ pub(super) fn load(state: &Path) -> Result<Responses> {
 
 /// Keeps what was decided.
 pub(super) fn save(state: &Path, responses: &Responses) -> Result<()> {
-    write(state, "responses.json", &serde_json::to_vec(responses)?)
+    write(&state.join("responses.json"), &serde_json::to_vec(responses)?)
 }
 
 /// Keeps what shows a finding, in a file that is named by the alert.
 pub(super) fn keep_evidence(state: &Path, alert: &str, text: &str) -> Result<()> {
     let folder = state.join("evidence");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    write(&folder, &format!("{alert}.evidence"), text.as_bytes())
+    write(&folder.join(format!("{alert}.evidence")), text.as_bytes())
 }
 
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = folder.join(name);
-    let new = folder.join(format!("{name}.new"));
-    let written =
-        File::create(&new).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&new, &path)).with_context(|| path.display().to_string())?;
-    // The name is on disk when its folder is.
-    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

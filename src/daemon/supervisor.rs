@@ -11,6 +11,7 @@ use super::vms::Seen;
 use super::watched::Watched;
 use super::workers::begin;
 use super::{Event, control, guard, store, tell};
+use crate::commands::enforcer;
 use crate::output::escape;
 use anyhow::Result;
 use lynceus_alerts::{Alert, Pipeline};
@@ -98,10 +99,7 @@ impl Supervisor {
 
     /// Ends all workers, and waits a little for alerts to leave.
     pub(super) fn end(mut self) {
-        for vm in self.vms.values_mut() {
-            vm.paused = None;
-            vm.worker.take().map(|worker| worker.end(false));
-        }
+        self.vms.values_mut().for_each(Watched::end_worker);
         self.alerts.close(Duration::from_secs(5));
     }
 
@@ -128,7 +126,8 @@ impl Supervisor {
             tracing::debug!(vm, kind, id = alert.id, "{}", escape(alert.summary()));
         }
         match self.alerts.raise_all(alerts) {
-            Ok(()) => self.well("alerts"),
+            // Told by the log alone: what would tell of it could not be kept either.
+            Ok(()) => drop(self.trouble.remove("alerts")),
             Err(error) => {
                 if self.trouble.insert("alerts", error.to_string()).is_none() {
                     tracing::error!("alerts cannot be kept: {error}");
@@ -147,7 +146,7 @@ impl Supervisor {
 
     /// Tells once that it is right again.
     pub(super) fn well(&mut self, what: &'static str) {
-        if self.trouble.remove(what).is_some() && what != "alerts" {
+        if self.trouble.remove(what).is_some() {
             tracing::info!(what, "works again");
             self.raise(vec![tell::health(None, what, "recovered", "works again")]);
         }
@@ -192,27 +191,31 @@ impl Supervisor {
         let Some(mut vm) = self.vms.remove(&id) else { return };
         self.scheduler.remove(id);
         tracing::info!(vm = vm.seen.name, "gone");
-        vm.worker.take().map(|worker| worker.end(false));
+        vm.end_worker();
         let findings = vm.findings.into_keys().collect();
         self.responses.forget(&vm.seen.name, &findings);
         self.keep_responses();
     }
 
-    pub(super) fn look_of(&self, vm: &str) -> Option<&Look> {
-        self.looks.get(vm)
+    /// What the policy says of looking at a VM.
+    pub(super) fn look_of(&self, vm: &str) -> Look {
+        self.looks.get(vm).cloned().unwrap_or_default()
+    }
+
+    /// Looks at a VM as often as policy and configuration want it, from now on.
+    pub(super) fn schedule(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get(&id) else { return };
+        let every = self.looks.get(&vm.seen.name).and_then(|look| look.every_s);
+        let periods = self.config.looks.periods(every.map(Duration::from_secs));
+        self.scheduler.set(id, periods, self.started.elapsed());
     }
 
     /// What the policy says of looking, from now on.
     pub(super) fn set_looks(&mut self, looks: BTreeMap<String, Look>) {
         self.looks = looks;
-        let now = self.now();
-        for (id, vm) in &self.vms {
-            if vm.ready.is_some() {
-                let every = self.looks.get(&vm.seen.name).and_then(|look| look.every_s);
-                let periods = self.config.looks.periods(every.map(Duration::from_secs));
-                self.scheduler.set(*id, periods, now);
-            }
-        }
+        let ready = self.vms.iter().filter(|(_, vm)| vm.ready.is_some());
+        let ready: Vec<VmId> = ready.map(|(id, _)| *id).collect();
+        ready.into_iter().for_each(|id| self.schedule(id));
     }
 
     pub(super) fn keep_responses(&mut self) {
@@ -222,12 +225,13 @@ impl Supervisor {
         }
     }
 
-    fn hear_guard(&mut self, event: &guard::Told) {
-        tracing::info!(event = event.event, port = event.port, vm = event.vm, "{}", escape(&event.text));
+    fn hear_guard(&mut self, event: &enforcer::Event) {
+        let (port, vm) = (event.port.as_deref().unwrap_or_default(), event.vm.as_deref().unwrap_or_default());
+        let text = event.text.as_deref().unwrap_or_default();
+        tracing::info!(event = event.event, port, vm, "{}", escape(text));
         match event.event {
-            "failed" => self.trouble("firewall", &event.text),
-            "running" => self.well("firewall"),
-            "flows" => self.trouble("flows", &event.text),
+            "failed" => self.trouble("firewall", text),
+            "flows" => self.trouble("flows", text),
             "hears" => self.well("flows"),
             "processes" => {}
             "repaired" | "rolled back" => self.raise(vec![tell::policy(event)]),
@@ -280,6 +284,11 @@ impl Supervisor {
     /// The VM of a name.
     pub(super) fn by_name(&self, name: &str) -> Option<VmId> {
         self.vms.iter().find(|(_, vm)| vm.seen.name == name).map(|(id, _)| *id)
+    }
+
+    /// The same with what is known of it.
+    pub(super) fn named(&self, name: &str) -> Option<&Watched> {
+        self.vms.get(&self.by_name(name)?)
     }
 
     /// Enforces the policy. One that cannot be enforced leaves the last good one.

@@ -3,7 +3,7 @@
 //! *Does*: applies a VM's policy to a finding: switched off, allowed, of another severity; and words what the appliance says of itself. *Never*: drops a finding
 //! that no policy names.
 
-use super::guard::Told;
+use crate::commands::enforcer;
 use lynceus_alerts::{
     About, Alert, FlowProcess, FlowViolation, Health, PolicyViolation, Response as Responded,
 };
@@ -93,14 +93,14 @@ pub(super) fn responded(
 }
 
 /// Somebody else changed the firewall's rules, or nobody confirmed a change.
-pub(super) fn policy(told: &Told) -> Alert {
+pub(super) fn policy(told: &enforcer::Event) -> Alert {
     let violation = PolicyViolation {
         policy: "firewall".to_owned(),
         rule: told.event.to_owned(),
         severity: Severity::High,
-        summary: told.text.clone(),
+        summary: told.text.clone().unwrap_or_default(),
     };
-    let vm = Some(told.vm.as_str()).filter(|vm| !vm.is_empty());
+    let vm = told.vm.as_deref().filter(|vm| !vm.is_empty());
     Alert::about(vm, About::Policy(violation), SystemTime::now())
 }
 

@@ -5,14 +5,11 @@
 
 use super::Event;
 use super::config::Vms;
+use crate::commands::vms::Changes;
 use anyhow::{Context, Result};
 use lynceus_introspect::backend::{qemu, xen};
 use std::collections::BTreeMap;
-use std::sync::mpsc::{SyncSender, channel};
-use std::time::Duration;
-
-/// How often QEMU's processes are looked for. Xen tells by itself.
-const EVERY: Duration = Duration::from_secs(1);
+use std::sync::mpsc::SyncSender;
 
 /// A VM, while it runs.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -27,12 +24,7 @@ pub(super) struct Seen {
 
 /// A thread that tells of the VMs.
 pub(super) fn watch(vms: Vms, events: SyncSender<Event>) -> Result<()> {
-    let (changed, changes) = channel();
-    if xen::is_here() {
-        let mut domains = xen::Changes::open().context("XenStore cannot be asked to tell of domains")?;
-        let changed = changed.clone();
-        std::thread::spawn(move || while domains.wait().is_ok() && changed.send(()).is_ok() {});
-    }
+    let changes = Changes::open()?;
     std::thread::spawn(move || {
         let mut known = None;
         loop {
@@ -43,9 +35,7 @@ pub(super) fn watch(vms: Vms, events: SyncSender<Event>) -> Result<()> {
                 }
                 known = Some(now);
             }
-            // What ends the wait does not matter; `changed` lives in here, so that it is never closed.
-            let _ = (changes.recv_timeout(EVERY), &changed);
-            changes.try_iter().for_each(drop);
+            changes.wait();
         }
     });
     Ok(())

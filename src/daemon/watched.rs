@@ -115,6 +115,12 @@ impl Watched {
         }
     }
 
+    /// Its worker is not needed any more, and nothing that it was to do.
+    pub(super) fn end_worker(&mut self) {
+        self.worker.take().map(|worker| worker.end(false));
+        (self.ready, self.paused, self.busy) = (None, None, None);
+    }
+
     /// Its worker failed: the next one comes after some time, longer each time.
     pub(super) fn back_off(&mut self, now: Duration) {
         self.not_before = now + self.backoff;

@@ -11,17 +11,14 @@ use crate::output::escape;
 use crate::sandbox::{self, Limits};
 use anyhow::{Context, Result, bail};
 use lynceus_introspect::memory::ram_bytes;
-use lynceus_introspect::{GapReason, Partial, Pause, PauseError, Paused};
+use lynceus_introspect::{Partial, Pause, PauseError, Paused};
 use lynceus_policy::syntax;
 use lynceus_scanners::signatures::{self, HashList, Rules, ScanCache, Scope, Wanted};
-use lynceus_scanners::{DETECTORS, Finding, evidence};
+use lynceus_scanners::{Detector, Finding, evidence};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// The cache's part of a guest's RAM.
-const CACHE_PART: u64 = 100;
 
 /// Works until the supervisor hangs up.
 pub(crate) fn run() -> Result<()> {
@@ -81,8 +78,7 @@ impl Worker {
                 let bad =
                     rules.bad().iter().map(|bad| format!("{}: {}", bad.path.display(), escape(&bad.why)));
                 warnings.extend(bad);
-                let limit = ram_bytes(&**guest.linux().memory()) / CACHE_PART;
-                let cache = ScanCache::new(usize::try_from(limit).unwrap_or(usize::MAX));
+                let cache = ScanCache::for_ram(ram_bytes(&**guest.linux().memory()));
                 Some((rules, hashes, cache.context("no random numbers for the keys of the cache")?))
             }
             None => None,
@@ -111,25 +107,15 @@ impl Worker {
 
     fn answer(&self, request: Request) -> Reply {
         match request {
-            Request::Look(names) => Reply::Looked(Box::new(self.look(&names))),
+            Request::Look(names) => {
+                let is_named = |detector: &Detector| names.iter().any(|name| name == detector.name);
+                Reply::Looked(Box::new(looked(self.guest.look(is_named))))
+            }
             Request::Scan(scopes) => self.scan(&scopes),
             Request::Evidence(finding) => self.evidence(&finding),
             Request::Processes => Reply::Processes(self.processes()),
             Request::Paused(_) => Reply::Failed("an answer that nobody waits for".to_owned()),
         }
-    }
-
-    fn look(&self, names: &[String]) -> Looked {
-        let mut all = Partial { items: self.guest.disagreements(), ..Partial::default() };
-        if self.guest.damaged {
-            all.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
-        }
-        for detector in DETECTORS.iter().filter(|detector| names.iter().any(|name| name == detector.name)) {
-            let findings = (detector.run)(self.guest.linux(), &self.guest.options);
-            let found = all.absorb(findings);
-            all.items.extend(found);
-        }
-        looked(all)
     }
 
     fn scan(&self, scopes: &[syntax::Scope]) -> Reply {

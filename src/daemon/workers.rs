@@ -155,7 +155,6 @@ impl Supervisor {
     }
 
     fn ready(&mut self, id: VmId, ready: Ready) {
-        let now = self.now();
         let Some(vm) = self.vms.get_mut(&id) else { return };
         let (name, image) = (vm.seen.name.clone(), ready.image.as_deref().unwrap_or("nothing"));
         tracing::info!(
@@ -168,8 +167,7 @@ impl Supervisor {
         );
         ready.warnings.iter().for_each(|warning| tracing::warn!(vm = name, "{}", escape(warning)));
         vm.ready = Some(ready);
-        let every = self.looks.get(&name).and_then(|look| look.every_s).map(Duration::from_secs);
-        self.scheduler.set(id, self.config.looks.periods(every), now);
+        self.schedule(id);
     }
 
     /// A worker that has done something: what waits for it comes before its next look.
@@ -244,7 +242,7 @@ impl Supervisor {
                 }
                 _ => {}
             }
-            let look = self.look_of(&name).cloned().unwrap_or_default();
+            let look = self.look_of(&name);
             let request = match next.kind {
                 Kind::Signatures if look.scopes.is_empty() => {
                     Request::Scan(self.config.looks.scopes.iter().copied().collect())
@@ -284,8 +282,7 @@ impl Supervisor {
 
     pub(super) fn replace_worker(&mut self, id: VmId) {
         let Some(vm) = self.vms.get_mut(&id) else { return };
-        vm.worker.take().map(|worker| worker.end(false));
-        (vm.ready, vm.paused, vm.busy) = (None, None, None);
+        vm.end_worker();
         self.scheduler.remove(id);
     }
 }

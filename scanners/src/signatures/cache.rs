@@ -59,6 +59,11 @@ impl ScanCache {
         Ok(ScanCache { digester: Digester::new()?, limit_bytes, tables: Mutex::default() })
     }
 
+    /// The same for guests that have so much RAM together: it holds a hundredth of that at most.
+    pub fn for_ram(bytes: u64) -> io::Result<ScanCache> {
+        ScanCache::new(usize::try_from(bytes / 100).unwrap_or(usize::MAX))
+    }
+
     /// Bytes that it holds, an upper estimate.
     pub fn len_bytes(&self) -> usize {
         self.tables().bytes

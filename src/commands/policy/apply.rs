@@ -71,10 +71,10 @@ pub(crate) fn enforce_now(state: &Path, policy: &Path, trust: &Path) -> Result<S
     let store = Store::open(state)?;
     let nft = Nft::default();
     let Checked { old, mut new, .. } = checked(&store, &nft, policy, trust)?;
-    match old.filter(|old| old.is_like(&new) && enforce::has_generation(&nft, old)) {
-        Some(old) => Ok(old),
-        None => {
-            enforce::enforce(&nft, &store, store.enforced()?.as_ref(), &mut new)?;
+    match old {
+        Some(old) if old.is_like(&new) && enforce::has_generation(&nft, &old) => Ok(old),
+        old => {
+            enforce::enforce(&nft, &store, old.as_ref(), &mut new)?;
             store.set_pending(None)?;
             Ok(new)
         }
