@@ -1,6 +1,6 @@
 //! The appliance on real guests: it finds them, looks at them, tells what it finds, and goes on whatever happens to its parts.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lynceus_lab::attacks::ATTACKS;
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_lynceus");
 /// Emulated guests on a busy machine take their time. Nothing here fails because it is slow before that.
@@ -134,15 +134,8 @@ impl Drop for Appliance {
 }
 
 /// Asks again and again until there is an answer.
-fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    bail!("waited for {what} in vain")
+fn until<T>(what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    lynceus_lab::until(what, PATIENCE, ask)
 }
 
 fn signal(pid: i64, signal: &str) -> Result<()> {

@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/siem")
@@ -147,10 +147,5 @@ fn covered(at: &str, value: &Value, mapping: &Value) -> Result<()> {
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        ensure!(Instant::now() < deadline, "it never came to this: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    lynceus_lab::until_so(what, Duration::from_secs(60), || Ok(done()))
 }

@@ -184,12 +184,8 @@ impl Guest {
 
     /// The guest's own account of itself, now. What the scenery lacks is an error.
     pub fn truth(&self) -> Result<Truth> {
-        let truth = Truth::parse(&self.truth_bytes()?)?;
-        let missing = scenery::missing(&truth, self.spec.scenery)?;
-        if !missing.is_empty() {
-            bail!("{}: the scenery lacks: {}", self.spec.name, missing.join("; "));
-        }
-        Ok(truth)
+        scenery::whole(self.spec.scenery, |_| false, || Truth::parse(&self.truth_bytes()?))
+            .with_context(|| self.spec.name.clone())
     }
     /// The same as it came over the line.
     pub fn truth_bytes(&self) -> Result<Vec<u8>> {

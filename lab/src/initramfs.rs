@@ -27,6 +27,7 @@ const CARD_MODULES: &[&str] = &[
 ];
 /// At hand in a guest with a card, and not loaded: it sends packets of the kernel's own.
 const AT_HAND: &[&str] = &["configfs", "netconsole"];
+const GUEST: &str = "lynceus-lab-guest";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// A kernel's initramfs, kept under the digest of what is in it.
@@ -47,13 +48,8 @@ fn build_with(kernel: &Kernel, more: &[&str]) -> Result<PathBuf> {
     Ok(folder.join("initramfs"))
 }
 
-/// The guest's PID 1, linked statically. Cargo knows whether it has to be built again.
+/// The guest's PID 1, linked statically: it runs where no library is. Cargo knows whether it has to be built again.
 fn guest_program() -> Result<PathBuf> {
-    static_program("lynceus-lab-guest", true)
-}
-
-/// A program of this workspace, linked statically: it runs where no library is.
-pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
     // Working trees may share the lab's folder, but cargo would take the program of one for that of another.
     let tree = blake3::hash(folder::workspace().as_os_str().as_encoded_bytes()).to_hex();
     let tree = tree.get(..8).unwrap_or_default();
@@ -61,8 +57,7 @@ pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
     let lock = fs::File::create(folder::lab("locks")?.join(format!("guest-{tree}")))?;
     lock.lock()?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--package", package, "--target", TRIPLE]);
-    cargo.args(release.then_some("--release")).arg("--target-dir");
+    cargo.args(["build", "--release", "--package", GUEST, "--target", TRIPLE, "--target-dir"]);
     cargo.arg(&target).current_dir(folder::workspace());
     // What the tests' own cargo was told must not reach this one.
     for (name, _) in std::env::vars_os() {
@@ -74,7 +69,7 @@ pub(crate) fn static_program(package: &str, release: bool) -> Result<PathBuf> {
         }
     }
     run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols"))?;
-    Ok(target.join(TRIPLE).join(if release { "release" } else { "debug" }).join(package))
+    Ok(target.join(TRIPLE).join("release").join(GUEST))
 }
 
 fn pack(kernel: &Kernel, guest: &Path, more: &[&str]) -> Result<Vec<u8>> {

@@ -15,6 +15,7 @@ pub mod kernels;
 pub mod luggage;
 pub mod module;
 pub mod packages;
+mod patience;
 mod qmp;
 pub mod scenery;
 pub mod siem;
@@ -24,4 +25,5 @@ pub mod xen;
 
 pub use guest::{Guest, Paging, Spec};
 pub use kernels::KernelVersion;
+pub use patience::{until, until_so};
 pub use scenery::Scenery;

@@ -47,7 +47,7 @@ impl Luggage {
         let mut paths: BTreeSet<PathBuf> = self.files.iter().cloned().collect();
         let programs: BTreeSet<PathBuf> = self.programs.iter().cloned().collect();
         for program in &programs {
-            paths.extend(needed_by(program)?);
+            paths.extend(needed_by(program, None)?);
         }
         let mut archive = Archive { cpio: Cpio::default(), folders: BTreeSet::new() };
         for path in paths.difference(&programs) {
@@ -94,16 +94,20 @@ fn name(path: &Path) -> Result<&str> {
 }
 
 /// A program without what only a debugger reads.
-fn stripped(program: &Path) -> Result<Vec<u8>> {
+pub(crate) fn stripped(program: &Path) -> Result<Vec<u8>> {
     let out = tempfile::NamedTempFile::new()?;
     let strip = Command::new("strip").arg("-o").arg(out.path()).arg(program).output()?;
     ensure!(strip.status.success(), "strip: {}", String::from_utf8_lossy(&strip.stderr));
     Ok(fs::read(out.path())?)
 }
 
-/// The shared libraries of a program, and who loads them.
-fn needed_by(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output()?;
+/// The shared libraries of a program, and who loads them; looked for in the folder `first` before this machine's.
+pub(crate) fn needed_by(program: &Path, first: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let mut ldd = Command::new("ldd");
+    if let Some(first) = first {
+        ldd.env("LD_LIBRARY_PATH", first);
+    }
+    let output = ldd.arg(program).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success() && !text.contains("not found"), "ldd {}: {text}", program.display());
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);

@@ -1,8 +1,10 @@
 //! What the lab guest is meant to plant, checked against its truth: a test that compares two empty lists proves nothing.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::time::Duration;
 
 use crate::truth::{SocketKind, Task, Truth};
+use crate::until;
 
 /// What is planted in a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -123,6 +125,29 @@ const FILES: &[&str] = &[
     "/dev/ptmx",
     "/dev/pts/0",
 ];
+
+/// How long something of the scenery may be late: an address is not there while its interface changes.
+const LATE: Duration = Duration::from_secs(10);
+
+/// A guest's account of itself with the whole scenery in it, but for what is `left_out`.
+///
+/// # Errors
+/// It cannot be asked for, or something is missing for good; the error names all of it.
+pub fn whole(
+    scenery: Scenery,
+    left_out: impl Fn(&str) -> bool,
+    ask: impl Fn() -> Result<Truth>,
+) -> Result<Truth> {
+    let mut lacks = String::new();
+    let found = until("the whole scenery", LATE, || {
+        let truth = ask()?;
+        let missing: Vec<String> =
+            missing(&truth, scenery)?.into_iter().filter(|what| !left_out(what)).collect();
+        lacks = missing.join("; ");
+        Ok(missing.is_empty().then_some(truth))
+    });
+    found.with_context(|| format!("the scenery lacks: {lacks}"))
+}
 
 /// Everything of the scenery that this truth does not show; empty for a guest that planted all of it.
 ///

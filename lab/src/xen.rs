@@ -1,10 +1,11 @@
-//! A real Xen with a service domain and guests, under QEMU's software emulation: what runs in dom0 is `lab/dom0`.
+//! A real Xen with a service domain and guests, under QEMU's software emulation: what runs in dom0 is `tests/xen`.
 //!
 //! Xen, its tools and dom0's kernel come from Debian 12's packages, unpacked and never installed.
 
 use crate::folder;
-use crate::initramfs::{self, Cpio, static_program};
+use crate::initramfs::{self, Cpio};
 use crate::kernels::{self, Apt, KernelVersion, numbers, run};
+use crate::luggage::{needed_by, stripped};
 use anyhow::{Context, Result, bail, ensure};
 use lynceus_profiles::kernel_file;
 use std::collections::BTreeSet;
@@ -62,23 +63,42 @@ pub const MATRIX: [(Kind, KernelVersion); 5] = [
     (Kind::Pv, KernelVersion::V7),
 ];
 
-/// Boots Xen with dom0, which creates these guests one after the other, looks into them and judges. What it wrote to its
-/// console.
+/// What dom0 is given.
+pub struct Programs {
+    /// The test program that does all that is done there.
+    pub init: PathBuf,
+    /// Its test to run.
+    pub test: &'static str,
+    /// The program under test.
+    pub lynceus: PathBuf,
+    /// C source of the program that reads a domain through Xen's own library.
+    pub foreign: PathBuf,
+}
+
+/// Where the console of the last run is kept.
+///
+/// # Errors
+/// The folder cannot be made.
+pub fn log() -> Result<PathBuf> {
+    Ok(folder::lab("logs")?.join("xen"))
+}
+
+/// Boots Xen with dom0, which creates these guests one after the other, looks into them and judges.
 ///
 /// # Errors
 /// It did not say that all passed; the end of the console is in the error.
-pub fn run_all(guests: &[(Kind, KernelVersion)]) -> Result<String> {
+pub fn run_all(programs: &Programs, guests: &[(Kind, KernelVersion)]) -> Result<()> {
     let unpacked = fetch()?;
     let folder = tempfile::Builder::new().prefix("xen-").tempdir_in(folder::lab("run")?)?;
     let image = folder.path().join("dom0");
-    fs::write(&image, pack(&unpacked, guests, folder.path())?)?;
+    fs::write(&image, pack(programs, &unpacked, guests, folder.path())?)?;
     let console = boot(&unpacked, &image, folder.path())?;
-    fs::write(folder::lab("logs")?.join("xen"), &console)?;
+    fs::write(log()?, &console)?;
     if !console.contains("LAB PASS") {
         let lines: Vec<&str> = console.lines().collect();
         bail!("{}", lines.get(lines.len().saturating_sub(80)..).unwrap_or_default().join("\n"));
     }
-    Ok(console)
+    Ok(())
 }
 
 /// Downloads and unpacks, once.
@@ -128,7 +148,12 @@ fn starting_with(folder: &Path, start: &str) -> Result<PathBuf> {
 }
 
 /// dom0's initramfs: its PID 1 (ours), the toolstack with its libraries, and the guests' kernels.
-fn pack(unpacked: &Path, guests: &[(Kind, KernelVersion)], folder: &Path) -> Result<Vec<u8>> {
+fn pack(
+    given: &Programs,
+    unpacked: &Path,
+    guests: &[(Kind, KernelVersion)],
+    folder: &Path,
+) -> Result<Vec<u8>> {
     let root = unpacked.join("root");
     let mut cpio = Cpio::default();
     for folder in [
@@ -165,19 +190,25 @@ fn pack(unpacked: &Path, guests: &[(Kind, KernelVersion)], folder: &Path) -> Res
         cpio.file(name, 0o755, &content);
         Ok(())
     };
-    add(&mut cpio, "init", &static_program("lynceus-lab-dom0", false)?)?;
-    add(&mut cpio, "bin/lynceus", &static_program("lynceus", false)?)?;
+    cpio.file(
+        "init",
+        0o755,
+        format!("#!/bin/busybox sh\nexec /bin/dom0 --ignored --exact --nocapture {}\n", given.test)
+            .as_bytes(),
+    );
     add(&mut cpio, "bin/busybox", Path::new("/bin/busybox"))?;
     let foreign = folder.join("foreign");
-    compile_foreign(&root, &foreign)?;
+    compile_foreign(&given.foreign, &root, &foreign)?;
     let mut programs: Vec<(String, PathBuf)> =
         PROGRAMS.iter().map(|name| (format!("{TOOLS}/{name}"), root.join(TOOLS).join(name))).collect();
     programs.push(("usr/bin/xenstore-read".to_owned(), root.join("usr/bin/xenstore-read")));
     programs.push(("bin/foreign".to_owned(), foreign));
+    programs.push(("bin/dom0".to_owned(), given.init.clone()));
+    programs.push(("bin/lynceus".to_owned(), given.lynceus.clone()));
     let mut libraries = BTreeSet::from([PathBuf::from("/usr/lib/x86_64-linux-gnu/libgcc_s.so.1")]);
     for (name, path) in &programs {
-        add(&mut cpio, name, path)?;
-        libraries.extend(needed_by(path, &root)?);
+        cpio.file(name, 0o755, &stripped(path)?);
+        libraries.extend(needed_by(path, Some(&root.join("usr/lib/x86_64-linux-gnu")))?);
     }
     for library in libraries {
         let name = library.file_name().and_then(|name| name.to_str()).context("a library without a name")?;
@@ -213,24 +244,14 @@ fn pack(unpacked: &Path, guests: &[(Kind, KernelVersion)], folder: &Path) -> Res
 }
 
 /// The program that reads a domain through Xen's own library.
-fn compile_foreign(root: &Path, out: &Path) -> Result<()> {
+fn compile_foreign(source: &Path, root: &Path, out: &Path) -> Result<()> {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-I"]).arg(root.join("usr/include")).arg("-o").arg(out);
-    gcc.arg(folder::workspace().join("lab/dom0/foreign.c"));
+    gcc.arg(source);
     // Its own libraries are found when it runs.
     gcc.arg(libraries.join("libxenforeignmemory.so.1")).args(["-Wl,--allow-shlib-undefined"]);
     run(&mut gcc)
-}
-
-/// The shared libraries of a program, from the unpacked packages or from this machine.
-fn needed_by(program: &Path, root: &Path) -> Result<Vec<PathBuf>> {
-    let libraries = root.join("usr/lib/x86_64-linux-gnu");
-    let output = Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", &libraries).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success() && !text.contains("not found"), "ldd {}: {text}", program.display());
-    let path = |line: &str| line.split("=> ").nth(1)?.split_whitespace().next().map(PathBuf::from);
-    Ok(text.lines().filter_map(path).collect())
 }
 
 /// Prints the lines of ours that were added to the console since the first `told` bytes. How many bytes there are.

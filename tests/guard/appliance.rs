@@ -2,7 +2,7 @@
 
 use crate::processes::{Desk, OUTSIDE};
 use crate::world::{World, script};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lynceus_lab::KernelVersion;
 use lynceus_lab::attacks::ATTACKS;
 use lynceus_lab::siem::{Authority, Rsyslog};
@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An emulated guest on a busy machine takes its time. Nothing here fails because it is slow before that.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -75,15 +75,9 @@ impl<'w> Site<'w> {
     }
 
     /// Waits for something, and tells what the appliance said where it does not come.
-    fn until<T>(&self, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-        let started = Instant::now();
-        while started.elapsed() < PATIENCE {
-            if let Some(answer) = ask()? {
-                return Ok(answer);
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        bail!("waited for {what} in vain:\n{}", fs::read_to_string(self.path("log"))?)
+    fn until<T>(&self, what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        lynceus_lab::until(what, PATIENCE, ask)
+            .with_context(|| fs::read_to_string(self.path("log")).unwrap_or_default())
     }
 
     fn response(&self, action: &str) -> Result<Value> {

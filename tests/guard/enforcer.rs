@@ -4,7 +4,7 @@ use crate::world::{MEMBERS, Probe, World, run};
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const OUTSIDE: &str = MEMBERS[3].3[0];
 
@@ -68,12 +68,8 @@ fn reaches(world: &World, port: u16) -> Result<bool> {
 }
 
 /// What is so after a while.
-pub(crate) fn soon(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let started = Instant::now();
-    while !is_so()? {
-        ensure!(started.elapsed() < Duration::from_secs(10), "{what}: not so after 10 s");
-    }
-    Ok(())
+pub(crate) fn soon(what: &str, is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    lynceus_lab::until_so(what, Duration::from_secs(30), is_so)
 }
 
 #[test]

@@ -110,7 +110,9 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
         return Ok(());
     }
     if args.xen {
-        let console = lynceus_lab::xen::run_all(&[(lynceus_lab::xen::Kind::Pvh, KernelVersion::V6_1)])?;
+        let test = ["--ignored", "--exact", "a_pvh_guest_from_a_service_domain"];
+        run(cargo(&["test", "--package", "lynceus", "--test", "xen", "--"]).args(test))?;
+        let console = std::fs::read_to_string(lynceus_lab::xen::log()?)?;
         console
             .lines()
             .filter(|line| line.starts_with("FIGURE "))

@@ -2,7 +2,7 @@
 
 use crate::demo::{profiles, program, say};
 use crate::shell::run;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lynceus_lab::attacks::ATTACKS;
 use lynceus_lab::guest::Card;
 use lynceus_lab::siem::Rsyslog;
@@ -172,15 +172,9 @@ fn reaches(guest: &Guest) -> Result<bool> {
     Ok(guest.run(&format!("echo hello | busybox nc -w 3 {OUTSIDE} {PORT} || true"))?.contains("hello"))
 }
 
-fn until(host: &Host, what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        if is_so()? {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    bail!("waited in vain until {what}:\n{}", fs::read_to_string(host.path("log")).unwrap_or_default())
+fn until(host: &Host, what: &str, is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    lynceus_lab::until_so(what, PATIENCE, is_so)
+        .with_context(|| fs::read_to_string(host.path("log")).unwrap_or_default())
 }
 
 fn indented(text: &str) -> String {

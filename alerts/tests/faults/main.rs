@@ -4,11 +4,11 @@ mod crash;
 mod disk;
 mod full;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use lynceus_alerts::{About, Alert, Config, Health, SinkConfig, SinkKind};
 use lynceus_scanners::{Finding, Severity, Subject};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -62,12 +62,5 @@ fn told(alerts: &[Alert]) -> Vec<(String, String)> {
 
 /// Waits until `done`.
 fn until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        if Instant::now() > deadline {
-            bail!("it never came to this: {what}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    lynceus_lab::until_so(what, PATIENCE, || Ok(done()))
 }

@@ -1,11 +1,11 @@
 //! Alerts, pipelines, and waiting for what should happen.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use lynceus_alerts::{About, Alert, Config, Pipeline, SinkConfig, SinkKind, SinkState, SinkStats, TlsConfig};
 use lynceus_lab::siem::{Authority, Pair};
 use lynceus_scanners::{Finding, Severity, Subject};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// How long anything may take before the test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -69,14 +69,7 @@ pub(crate) fn told(folder: &Path, sink: &str) -> Vec<(String, String)> {
 
 /// Waits until `done`.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        if Instant::now() > deadline {
-            bail!("it never came to this: {what}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    lynceus_lab::until_so(what, PATIENCE, || Ok(done()))
 }
 
 /// How a sink is.

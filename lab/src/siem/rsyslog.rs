@@ -2,15 +2,15 @@
 
 use super::certificates::{Authority, Pair};
 use crate::packages;
-use anyhow::{Context, Result, bail};
+use crate::until_so;
+use anyhow::{Context, Result};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// It listens within this time.
-const ATTEMPTS: u32 = 1200;
-const PAUSE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running rsyslogd that writes what it gets to a file.
 #[derive(Debug)]
@@ -76,16 +76,8 @@ action(type="omfile" file="{dir}/received" template="raw")
         Ok(rsyslog)
     }
     fn wait(&self) -> Result<()> {
-        for _ in 0..ATTEMPTS {
-            if self.listens().is_some() {
-                return Ok(());
-            }
-            std::thread::sleep(PAUSE);
-        }
-        bail!(
-            "rsyslogd does not listen: {}",
-            std::fs::read_to_string(self.folder.join("errors")).unwrap_or_default()
-        )
+        until_so("rsyslogd to listen", PATIENCE, || Ok(self.listens().is_some()))
+            .with_context(|| std::fs::read_to_string(self.folder.join("errors")).unwrap_or_default())
     }
 
     /// The port; a file tells it where rsyslog chose it.

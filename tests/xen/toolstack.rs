@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use std::ffi::CString;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const TOOLS: &str = "/usr/lib/xen-4.17/bin";
 const MOUNTS: &[(&str, &str)] = &[
@@ -72,14 +72,7 @@ pub(crate) fn run(args: &[&str]) -> Result<String> {
 
 /// Asks again until there is an answer.
 pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
-    let started = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return Ok(answer);
-        }
-        ensure!(started.elapsed() < limit, "{what}: not within {limit:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    lynceus_lab::until(what, limit, || Ok(ask()))
 }
 
 pub(crate) fn uptime() -> String {

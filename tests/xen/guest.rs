@@ -2,6 +2,7 @@
 
 use crate::toolstack::{run, until, uptime, xenstore, xl};
 use anyhow::{Context, Result, bail};
+use lynceus_lab::scenery::{self, Scenery};
 use lynceus_lab::truth::Truth;
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -65,14 +66,10 @@ impl Guest {
 
     /// Its own account of itself.
     pub(crate) fn truth(&self) -> Result<Truth> {
-        let truth = Truth::parse(&self.ask("TRUTH")?)?;
-        let mut missing = lynceus_lab::scenery::missing(&truth, lynceus_lab::Scenery::Full)?;
         // A PV kernel has no huge pages.
-        missing.retain(|what| self.kind != "pv" || !what.contains("anon_hugepage"));
-        if !missing.is_empty() {
-            bail!("{}: the scenery lacks: {}", self.name, missing.join("; "));
-        }
-        Ok(truth)
+        let left_out = |what: &str| self.kind == "pv" && what.contains("anon_hugepage");
+        scenery::whole(Scenery::Full, left_out, || Truth::parse(&self.ask("TRUTH")?))
+            .with_context(|| self.name.clone())
     }
 
     /// Sends a command, returns the answer.

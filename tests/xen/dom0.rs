@@ -1,16 +1,9 @@
-//! PID 1 of the lab's Xen service domain: starts the toolstack and guests, then looks into them as the appliance would.
+//! All that the lab's Xen service domain does: starts the toolstack and guests, then looks into them as the appliance would.
 //!
 //! It runs real Xen, real privcmd and real guests; what it prints is read by `lynceus_lab::xen`, which wants `LAB PASS`.
 //! Never runs anywhere else: it powers the machine off.
 
-#![allow(unsafe_code)] // Development only; every use is a system call and says why it holds.
-
-mod checks;
-mod guest;
-mod measure;
-mod toolstack;
-mod upheaval;
-
+use crate::{checks, guest, measure, toolstack, upheaval};
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 
@@ -19,10 +12,8 @@ use std::collections::BTreeSet;
 /// and it is our failure.
 const LOSSES: usize = 2;
 
-fn main() {
-    if std::process::id() != 1 {
-        return;
-    }
+pub(crate) fn main() -> Result<()> {
+    ensure!(std::process::id() == 1, "this runs in the lab's service domain and nowhere else");
     match run() {
         Ok(()) => println!("LAB PASS"),
         Err(error) => {
@@ -30,7 +21,7 @@ fn main() {
             toolstack::post_mortem();
         }
     }
-    toolstack::power_off();
+    toolstack::power_off()
 }
 
 fn run() -> Result<()> {
