@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)] // Every use is a system call in the service domain and says why it holds.
 
+mod appliance;
 mod checks;
 mod dom0;
 mod guest;
