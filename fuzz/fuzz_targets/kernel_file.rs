@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = kernel_file::load(Cursor::new(data), Elsewhere::default());
     let _ = kernel_file::types_of(Cursor::new(data));
     if let Ok(image) = KernelImage::load(Cursor::new(data)) {
-        assert!(image.patch_sites().is_sorted_by_key(|site| (site.at, site.end)));
+        assert!(image.patch_sites().iter().is_sorted_by_key(|site| (site.at, site.end)));
         for section in image.sections() {
             let _ = image.relocated(section.start, section.end, 2 << 20);
         }

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         symbol: &|name| (name.len() % 2 == 0).then_some(base),
     };
     if let Ok(image) = file.link(&places) {
-        assert!(image.patch_sites().is_sorted_by_key(|site| (site.at, site.end)));
+        assert!(image.patch_sites().iter().is_sorted_by_key(|site| (site.at, site.end)));
         for section in image.sections() {
             let _ = image.bytes(section.start, section.end);
         }

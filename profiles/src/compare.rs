@@ -96,8 +96,8 @@ pub fn compare(trusted: &Profile, memory: &Profile) -> Disagreements {
 /// Symbols that both have and of which no place is the same. Static functions may share a name.
 fn symbols(trusted: &Profile, memory: &Profile, found: &mut Disagreements) {
     let mut last = "";
-    for index in &trusted.symbols.by_name {
-        let Some(symbol) = trusted.symbols.at(*index).filter(|symbol| symbol.name != last) else { continue };
+    for index in trusted.symbols.by_name.iter() {
+        let Some(symbol) = trusted.symbols.at(index).filter(|symbol| symbol.name != last) else { continue };
         last = symbol.name;
         let mut elsewhere = None;
         for other in memory.symbols.all(symbol.name) {

@@ -15,11 +15,13 @@ pub mod kallsyms;
 pub mod kernel_file;
 pub mod module_file;
 mod profile;
+mod shared;
 pub mod store;
 mod symbols;
 pub mod system_map;
 mod types;
 
 pub use profile::{BuildId, Identity, Profile, ProfileError};
+pub use shared::{Packed, Shared, Table};
 pub use symbols::{Symbol, Symbols, SymbolsBuilder};
 pub use types::{Field, FieldKind, Type, TypeId, Types, TypesBuilder};

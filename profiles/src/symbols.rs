@@ -1,4 +1,6 @@
-//! The symbol table: names and link-time addresses, searchable both ways, in flat arrays.
+//! The symbol table: names and link-time addresses, searchable both ways, in flat arrays that processes can share.
+
+use crate::shared::{Packed, Shared, Table, join};
 
 /// One symbol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,40 +21,63 @@ pub(crate) struct Entry {
     pub(crate) kind: u8,
 }
 
+impl Packed<16> for Entry {
+    fn unpack(b: [u8; 16]) -> Entry {
+        Entry {
+            address: u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            name_start: u32::from_le_bytes([b[8], b[9], b[10], b[11]]),
+            name_len: u16::from_le_bytes([b[12], b[13]]),
+            kind: b[14],
+        }
+    }
+    fn pack(&self) -> [u8; 16] {
+        join::<16, 4>([
+            &self.address.to_le_bytes(),
+            &self.name_start.to_le_bytes(),
+            &self.name_len.to_le_bytes(),
+            &[self.kind, 0],
+        ])
+    }
+}
+
 /// A compact, immutable symbol table, sorted by address; symbols of one address keep the source's order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Symbols {
-    pub(crate) names: String,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) names: Shared,
+    pub(crate) entries: Table<Entry, 16>,
     /// Indices into `entries`, sorted by name, then by address.
-    pub(crate) by_name: Vec<u32>,
+    pub(crate) by_name: Table<u32, 4>,
 }
 
 /// Collects symbols in any order.
 #[derive(Debug, Default)]
 pub struct SymbolsBuilder {
-    table: Symbols,
+    names: String,
+    entries: Vec<Entry>,
 }
 
 impl SymbolsBuilder {
     /// Adds one symbol. A name over 65,535 bytes is cut to nothing and so not found by name.
     pub fn push(&mut self, name: &str, address: u64, kind: u8) {
         let name_len = u16::try_from(name.len()).unwrap_or(0);
-        let name_start = self.table.names.len() as u32;
+        let name_start = self.names.len() as u32;
         if name_len > 0 {
-            self.table.names.push_str(name);
+            self.names.push_str(name);
         }
-        self.table.entries.push(Entry { address, name_start, name_len, kind });
+        self.entries.push(Entry { address, name_start, name_len, kind });
     }
 
     /// Sorts and freezes the table.
     pub fn build(self) -> Symbols {
-        let mut table = self.table;
-        table.entries.sort_by_key(|entry| entry.address);
-        let mut by_name: Vec<u32> = (0..table.entries.len() as u32).collect();
-        by_name.sort_by(|a, b| (table.name_at(*a), a).cmp(&(table.name_at(*b), b)));
-        table.by_name = by_name;
-        table
+        let SymbolsBuilder { names, mut entries } = self;
+        entries.sort_by_key(|entry| entry.address);
+        let name = |index: u32| {
+            entries.get(index as usize).and_then(|entry| names.as_bytes().get(entry.name())).unwrap_or(&[])
+        };
+        let mut by_name: Vec<u32> = (0..entries.len() as u32).collect();
+        by_name.sort_by(|a, b| (name(*a), a).cmp(&(name(*b), b)));
+        let (entries, by_name) = (Table::of(&entries), Table::of(&by_name));
+        Symbols { names: Shared::from(names.into_bytes()), entries, by_name }
     }
 }
 
@@ -72,8 +97,8 @@ impl Symbols {
     /// Every symbol of that name, by ascending address.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Symbol<'a>> {
         let from = self.by_name.partition_point(|index| self.name_at(*index) < name);
-        let rest = self.by_name.get(from..).unwrap_or(&[]).iter();
-        rest.map_while(move |index| self.at(*index).filter(|symbol| symbol.name == name))
+        let rest = self.by_name.iter_from(from);
+        rest.map_while(move |index| self.at(index).filter(|symbol| symbol.name == name))
     }
     /// The symbol at or below `address`, with the distance to it in bytes.
     pub fn nearest(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
@@ -97,14 +122,22 @@ impl Symbols {
 
     pub(crate) fn at(&self, index: u32) -> Option<Symbol<'_>> {
         let entry = self.entries.get(index as usize)?;
-        Some(Symbol { name: self.name_at(index), address: entry.address, kind: entry.kind })
+        Some(Symbol { name: self.name_of(&entry), address: entry.address, kind: entry.kind })
     }
 
     fn name_at(&self, index: u32) -> &str {
-        let span = |entry: &Entry| {
-            (entry.name_start as usize, (entry.name_start as usize).saturating_add(entry.name_len.into()))
-        };
-        let (start, end) = self.entries.get(index as usize).map_or((0, 0), span);
-        self.names.get(start..end).unwrap_or("")
+        self.entries.get(index as usize).map_or("", |entry| self.name_of(&entry))
+    }
+
+    fn name_of(&self, entry: &Entry) -> &str {
+        self.names.get(entry.name()).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or("")
+    }
+}
+
+impl Entry {
+    /// Where its name is.
+    fn name(&self) -> std::ops::Range<usize> {
+        let start = self.name_start as usize;
+        start..start.saturating_add(self.name_len.into())
     }
 }

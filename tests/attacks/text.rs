@@ -23,6 +23,30 @@ pub(crate) fn image(version: KernelVersion) -> Arc<KernelImage> {
     IMAGES.iter().find(|(known, _)| *known == version).expect("all of them").1.clone()
 }
 
+/// What a worker maps is what it would have read out of the file itself, and a block that is cut off is no kernel.
+#[test]
+fn an_image_that_was_unpacked_is_the_same_where_it_is_mapped() {
+    for (_, image) in IMAGES.iter() {
+        let mut block = Vec::new();
+        image.unpacked().write(&mut block).expect("it is written");
+        assert_eq!(block.len() as u64, image.unpacked().len_bytes());
+        let cut = |len: usize| KernelImage::mapped(&block.get(..len).expect("a part").to_vec().into());
+        for len in [0, 8, 11, 12, 400, block.len() / 2, block.len() - 1] {
+            assert!(cut(len).is_err(), "cut off at {len}");
+        }
+        let mapped = KernelImage::mapped(&block.into()).expect("it is mapped");
+        assert!(mapped.identity == image.identity && mapped.symbols == image.symbols);
+        assert!(mapped.sections() == image.sections() && mapped.patch_sites() == image.patch_sites());
+        assert!(mapped.patch_sites().len() > 10_000);
+        let (start, end) = (
+            image.symbols.address("_stext").expect("text"),
+            image.symbols.address("__end_rodata").expect("data"),
+        );
+        let slid = |image: &KernelImage| image.relocated(start, end, 0x1a00_0000);
+        assert!(slid(&mapped).is_some() && slid(&mapped) == slid(image));
+    }
+}
+
 /// What is found in the text and in the constants, compared with the kernel's own file.
 fn compared(guest: &Hostile) -> (Vec<Finding>, Vec<Finding>) {
     let mut attached = guest.attach().expect("its kernel").guest;
@@ -72,7 +96,7 @@ fn every_byte_that_the_kernel_does_not_rewrite_is_watched() {
         let in_site = |at: u64| {
             let sites = image.patch_sites();
             let above = sites.partition_point(|site| site.at <= at);
-            sites[..above].iter().rev().take(64).any(|site| site.end > at)
+            sites.iter_to(above).rev().take(64).any(|site| site.end > at)
         };
         // A hundred places all over the text, none of them near another.
         let step = (end - start) / 100;
@@ -133,11 +157,11 @@ fn a_rewrite_that_the_kernel_would_not_do_is_found() {
         for (kind, is_one) in kinds {
             // Kernels lack some of them; the middle one of each kind, where no other site lies as well.
             let sites = image.patch_sites();
-            let alone = |site: &&PatchSite| {
+            let alone = |site: &PatchSite| {
                 let above = sites.partition_point(|other| other.at < site.end);
-                sites[..above].iter().rev().take(64).filter(|other| other.end > site.at).count() == 1
+                sites.iter_to(above).rev().take(64).filter(|other| other.end > site.at).count() == 1
             };
-            let all: Vec<&PatchSite> = sites
+            let all: Vec<PatchSite> = sites
                 .iter()
                 .filter(|site| is_one(&site.patch) && text.contains(&site.at))
                 .filter(alone)

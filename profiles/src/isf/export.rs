@@ -129,11 +129,10 @@ fn symbols(profile: &Profile) -> impl Iterator<Item = (&str, Value)> {
     let table = &profile.symbols;
     let mut last = "";
     table.by_name.iter().filter_map(move |index| {
-        let entry = table.entries.get(*index as usize)?;
-        let start = entry.name_start as usize;
-        let name = table.names.get(start..start.checked_add(entry.name_len.into())?)?;
-        let repeated = std::mem::replace(&mut last, name) == name;
-        (!repeated && !name.is_empty()).then(|| (name, symbol(profile, name, entry.address, entry.kind)))
+        let found = table.at(index)?;
+        let repeated = std::mem::replace(&mut last, found.name) == found.name;
+        let is_new = !repeated && !found.name.is_empty();
+        is_new.then(|| (found.name, symbol(profile, found.name, found.address, found.kind)))
     })
 }
 

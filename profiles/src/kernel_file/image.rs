@@ -9,9 +9,10 @@
 //! `arch/x86/boot/compressed/misc.c`): 32-bit words, sign-extended link-time addresses, a zero before each list: those of
 //! 64-bit places, of 32-bit places that shrink with the slide (per-CPU, through 6.14), of 32-bit places.
 
-use super::patches::{self, PatchSite};
+use super::patches::{self, PatchSite, PatchSites};
 use super::{KernelFileError, banner_in, boot_image, elf, kallsyms_in};
 use crate::kallsyms::LINK_TEXT;
+use crate::shared::{Packed, Shared, Table};
 use crate::{BuildId, Identity, Symbols};
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::sync::OnceLock;
@@ -38,6 +39,28 @@ enum Place {
     Add64,
 }
 
+/// A place that is relocated. None of the kernel's lies outside of the last 2 GB of the address space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Relocation {
+    at: u64,
+    place: Place,
+}
+
+impl Packed<5> for Relocation {
+    fn unpack([a, b, c, d, place]: [u8; 5]) -> Relocation {
+        let place = match place {
+            0 => Place::Add32,
+            1 => Place::Subtract32,
+            _ => Place::Add64,
+        };
+        Relocation { at: i64::from(i32::from_le_bytes([a, b, c, d])) as u64, place }
+    }
+    fn pack(&self) -> [u8; 5] {
+        let [a, b, c, d] = (self.at as u32).to_le_bytes();
+        [a, b, c, d, self.place as u8]
+    }
+}
+
 /// A kernel's image, from its file; or a module's, as it lies beside it.
 #[derive(Clone, Debug)]
 pub struct KernelImage {
@@ -45,14 +68,14 @@ pub struct KernelImage {
     pub identity: Identity,
     /// Its symbols.
     pub symbols: Symbols,
-    sections: Vec<Section>,
+    pub(super) sections: Vec<Section>,
     /// Bytes as linked, and where they begin: one piece from `_text` on; a module's sections lie apart.
-    pieces: Vec<(u64, Vec<u8>)>,
+    pub(super) pieces: Vec<(u64, Shared)>,
     /// Places by ascending address; none where the file does not list them.
-    relocations: Option<Vec<(u64, Place)>>,
+    pub(super) relocations: Option<Table<Relocation, 5>>,
     /// Places of a module that hold the address of what has no size.
-    unknown: Vec<PatchSite>,
-    patch_sites: OnceLock<Vec<PatchSite>>,
+    pub(super) unknown: Vec<PatchSite>,
+    pub(super) patch_sites: OnceLock<PatchSites>,
 }
 
 impl KernelImage {
@@ -74,8 +97,9 @@ impl KernelImage {
     ) -> KernelImage {
         parts.sort_by_key(|(section, _)| section.start);
         let (sections, bytes): (Vec<Section>, Vec<Vec<u8>>) = parts.into_iter().unzip();
-        let pieces = sections.iter().map(|section| section.start).zip(bytes).collect();
-        let (identity, relocations) = (Identity::default(), Some(Vec::new()));
+        let pieces = sections.iter().map(|section| section.start).zip(bytes.into_iter().map(Shared::from));
+        let pieces = pieces.collect();
+        let (identity, relocations) = (Identity::default(), Some(Table::default()));
         let patch_sites = OnceLock::new();
         KernelImage { identity, symbols, sections, pieces, relocations, unknown, patch_sites }
     }
@@ -112,8 +136,8 @@ impl KernelImage {
     }
 
     /// The places of its text that the kernel itself rewrites, by ascending address.
-    pub fn patch_sites(&self) -> &[PatchSite] {
-        self.patch_sites.get_or_init(|| patches::sites(self, &self.unknown))
+    pub fn patch_sites(&self) -> &PatchSites {
+        self.patch_sites.get_or_init(|| Table::of(&patches::sites(self, &self.unknown)))
     }
 
     /// Whether what the image is at a slide other than zero can be told.
@@ -128,9 +152,9 @@ impl KernelImage {
             return Some(bytes);
         }
         let all = self.relocations.as_ref()?;
-        let first = all.partition_point(|(at, _)| at.saturating_add(8) <= start);
-        for (at, place) in all.iter().skip(first).take_while(|(at, _)| *at < end) {
-            let mut word = self.number::<8>(*at)?.to_le_bytes();
+        let first = all.partition_point(|one| one.at.saturating_add(8) <= start);
+        for Relocation { at, place } in all.iter_from(first).take_while(|one| one.at < end) {
+            let mut word = self.number::<8>(at)?.to_le_bytes();
             let (width, value) = match place {
                 Place::Add64 => (8, u64::from_le_bytes(word).wrapping_add(slide)),
                 Place::Add32 => (4, u64::from_le_bytes(word).wrapping_add(slide)),
@@ -162,13 +186,16 @@ fn load<F: Read + Seek>(file: &mut F) -> Result<KernelImage, KernelFileError> {
     let identity = identity.ok_or(KernelFileError::Missing("linux_banner"))?;
     let (sections, end) = elf::sections(file)?;
     let relocations = relocations(file, end)?;
-    let pieces = vec![(LINK_TEXT, bytes)];
+    let pieces = vec![(LINK_TEXT, Shared::from(bytes))];
     let (unknown, patch_sites) = (Vec::new(), OnceLock::new());
     Ok(KernelImage { identity, symbols, sections, pieces, relocations, unknown, patch_sites })
 }
 
 /// What lies behind the ELF file, which ends at `end`.
-fn relocations<F: Read + Seek>(file: &mut F, end: u64) -> Result<Option<Vec<(u64, Place)>>, KernelFileError> {
+fn relocations<F: Read + Seek>(
+    file: &mut F,
+    end: u64,
+) -> Result<Option<Table<Relocation, 5>>, KernelFileError> {
     file.seek(SeekFrom::Start(end))?;
     let mut words = Vec::new();
     Read::take(file, MAX_RELOCATION_BYTES).read_to_end(&mut words)?;
@@ -182,8 +209,8 @@ fn relocations<F: Read + Seek>(file: &mut F, end: u64) -> Result<Option<Vec<(u64
     };
     let mut all = Vec::with_capacity(words.len());
     for (list, kind) in lists.iter().skip(1).zip(kinds) {
-        all.extend(list.iter().map(|word| (i64::from(*word) as u64, *kind)));
+        all.extend(list.iter().map(|word| Relocation { at: i64::from(*word) as u64, place: *kind }));
     }
     all.sort_unstable();
-    Ok(Some(all))
+    Ok(Some(Table::of(&all)))
 }

@@ -14,6 +14,7 @@ mod image;
 mod patches;
 #[cfg(test)]
 mod tests;
+mod unpacked;
 
 use crate::kallsyms::{self, LINK_TEXT};
 use crate::{BuildId, Identity, Profile, Symbols, Types, btf, dwarf};
@@ -22,7 +23,8 @@ use std::io::{Cursor, Read, Seek};
 pub(crate) use boot_image::decompress;
 pub use boot_image::unpack;
 pub use image::{KernelImage, Section};
-pub use patches::{Patch, PatchSite};
+pub use patches::{Patch, PatchSite, PatchSites};
+pub use unpacked::Unpacked;
 
 /// Largest kernel image, as it is laid out in memory (`KERNEL_IMAGE_SIZE`).
 const MAX_IMAGE_BYTES: usize = 1 << 30;
@@ -60,6 +62,9 @@ pub enum KernelFileError {
     /// The ELF file is damaged, or not a kernel's.
     #[error("the ELF file is damaged or not an x86-64 kernel: {0}")]
     Elf(String),
+    /// A block that should be an unpacked kernel and is none.
+    #[error("what was unpacked of it is damaged")]
+    Unpacked,
     /// No symbols.
     #[error(
         "no symbols in it: neither kallsyms tables (CONFIG_KALLSYMS_ALL) nor an ELF symbol table; give its System.map"

@@ -10,6 +10,7 @@
 //! `runtime_ptr_*` and `runtime_shift_*` (`asm/runtime-const.h`).
 
 use super::image::KernelImage;
+use crate::shared::{Packed, Table, join};
 
 /// Longest site of a list that gives no length: a call through a thunk with its prefix and what pads it.
 const CALL_BYTES: u64 = 5;
@@ -24,7 +25,7 @@ const PARAVIRT_BYTES: usize = 16;
 const PAGE: u64 = 4096;
 
 /// What may be at a site beside what was linked there.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Patch {
     /// A static key: a jump to this place, or nothing.
     StaticKey(u64),
@@ -61,6 +62,56 @@ pub struct PatchSite {
     pub end: u64,
     /// With what.
     pub patch: Patch,
+}
+
+/// Places by ascending address, where processes can share them.
+pub type PatchSites = Table<PatchSite, 25>;
+
+/// Address, length, kind, and two numbers that are the kind's.
+impl Packed<25> for PatchSite {
+    fn unpack(b: [u8; 25]) -> PatchSite {
+        let at = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        let len = u32::from_le_bytes([b[8], b[9], b[10], b[11]]);
+        let first = u64::from_le_bytes([b[13], b[14], b[15], b[16], b[17], b[18], b[19], b[20]]);
+        let second = u32::from_le_bytes([b[21], b[22], b[23], b[24]]);
+        let patch = match b[12] {
+            0 => Patch::StaticKey(first),
+            1 => Patch::Trace,
+            3 => Patch::Thunk,
+            4 => Patch::Return,
+            5 => Patch::Call,
+            6 => Patch::Landing,
+            7 => Patch::Alternative(first, second.into()),
+            8 => Patch::Paravirt,
+            9 => Patch::StaticCall,
+            10 => Patch::Constant(Some(first)),
+            11 => Patch::Constant(None),
+            12 => Patch::Hypercalls,
+            // The narrowest of them.
+            _ => Patch::Lock,
+        };
+        PatchSite { at, end: at.saturating_add(len.into()), patch }
+    }
+    fn pack(&self) -> [u8; 25] {
+        let (kind, first, second) = match self.patch {
+            Patch::StaticKey(target) => (0, target, 0),
+            Patch::Trace => (1, 0, 0),
+            Patch::Lock => (2, 0, 0),
+            Patch::Thunk => (3, 0, 0),
+            Patch::Return => (4, 0, 0),
+            Patch::Call => (5, 0, 0),
+            Patch::Landing => (6, 0, 0),
+            Patch::Alternative(text, len) => (7, text, len),
+            Patch::Paravirt => (8, 0, 0),
+            Patch::StaticCall => (9, 0, 0),
+            Patch::Constant(Some(variable)) => (10, variable, 0),
+            Patch::Constant(None) => (11, 0, 0),
+            Patch::Hypercalls => (12, 0, 0),
+        };
+        let len = self.end.saturating_sub(self.at) as u32;
+        let (at, len) = (self.at.to_le_bytes(), len.to_le_bytes());
+        join([&at, &len, &[kind], &first.to_le_bytes(), &(second as u32).to_le_bytes()])
+    }
 }
 
 /// All sites of an image and those that are given, by ascending address.
@@ -175,6 +226,35 @@ fn alternatives(image: &KernelImage, add: &mut impl FnMut(u64, u64, Patch)) {
     for at in (table.start..table.end).step_by(*size) {
         if let Some((place, len, text, text_len)) = entry(at, *size) {
             add(place, len, Patch::Alternative(text, text_len));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_place_is_packed_and_comes_back() {
+        let (target, len) = (0xffff_ffff_8123_4567, 255);
+        let all = [
+            Patch::StaticKey(target),
+            Patch::Trace,
+            Patch::Lock,
+            Patch::Thunk,
+            Patch::Return,
+            Patch::Call,
+            Patch::Landing,
+            Patch::Alternative(target, len),
+            Patch::Paravirt,
+            Patch::StaticCall,
+            Patch::Constant(Some(target)),
+            Patch::Constant(None),
+            Patch::Hypercalls,
+        ];
+        for patch in all {
+            let site = PatchSite { at: target - 7, end: target + PAGE, patch };
+            assert_eq!(PatchSite::unpack(site.pack()), site);
         }
     }
 }

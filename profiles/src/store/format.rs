@@ -11,7 +11,7 @@
 //! accidents. Lookups in a loaded profile are bounds-checked, so a forged file gives wrong answers but no panic.
 
 use super::{Header, Origin, SourceDigest, SourceRange, StoreError};
-use crate::symbols::Entry;
+use crate::shared::{Shared, Table, join};
 use crate::types::{Member, Record, Span};
 use crate::{BuildId, Identity, Profile, Symbols, Type, TypeId, Types};
 use std::io::Read;
@@ -144,9 +144,9 @@ pub(super) fn decode(file: &mut dyn Read) -> Result<(Header, Profile), StoreErro
     let header = decode_header(&start)?;
     let mut body = Body { file, left: prefix.body_bytes, crc: crc32fast::Hasher::new(), chunk: Vec::new() };
     let symbols = Symbols {
-        names: body.text()?,
-        entries: body.table(entry)?,
-        by_name: body.table(u32::from_le_bytes)?,
+        names: Shared::from(body.text()?.into_bytes()),
+        entries: Table::new(body.bytes(16)?.into()),
+        by_name: Table::new(body.bytes(4)?.into()),
     };
     let types = Types {
         names: body.text()?,
@@ -194,9 +194,15 @@ impl Body<'_> {
         len.filter(|len| *len <= self.left).ok_or(CUT_SHORT)
     }
 
-    fn text(&mut self) -> Result<String, StoreError> {
-        let mut bytes = vec![0; self.len(1)?];
+    /// The next part as it is, of so many times `unit` bytes.
+    fn bytes(&mut self, unit: usize) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; self.len(unit)?];
         self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<String, StoreError> {
+        let bytes = self.bytes(1)?;
         String::from_utf8(bytes).map_err(|_| StoreError::Damaged("not text"))
     }
 
@@ -221,17 +227,10 @@ impl Body<'_> {
 fn encode_body(profile: &Profile) -> Vec<u8> {
     let (symbols, types) = (&profile.symbols, &profile.types);
     let mut out = Vec::with_capacity(16 << 20);
-    put_string(&mut out, &symbols.names);
-    put_table(&mut out, &symbols.entries, |e| {
-        join::<16, 4>([
-            &e.address.to_le_bytes(),
-            &e.name_start.to_le_bytes(),
-            &e.name_len.to_le_bytes(),
-            &[e.kind, 0],
-        ])
-    });
-    put_table(&mut out, &symbols.by_name, |index| join::<4, 1>([&index.to_le_bytes()]));
-    put_string(&mut out, &types.names);
+    put_bytes(&mut out, 1, &symbols.names);
+    put_bytes(&mut out, 16, symbols.entries.bytes());
+    put_bytes(&mut out, 4, symbols.by_name.bytes());
+    put_bytes(&mut out, 1, types.names.as_bytes());
     put_table(&mut out, &types.types, put_type);
     put_table(&mut out, &types.records, |r| {
         let words = [r.name.start, r.bytes, r.members_start, r.members_len];
@@ -247,14 +246,6 @@ fn encode_body(profile: &Profile) -> Vec<u8> {
     put_table(&mut out, &types.enumerators, |(name, value)| {
         join::<16, 4>([&value.to_le_bytes(), &name.start.to_le_bytes(), &name.len.to_le_bytes(), &[0, 0]])
     });
-    out
-}
-
-fn join<const N: usize, const P: usize>(parts: [&[u8]; P]) -> [u8; N] {
-    let mut out = [0; N];
-    for (to, from) in out.iter_mut().zip(parts.iter().flat_map(|part| part.iter())) {
-        *to = *from;
-    }
     out
 }
 
@@ -283,15 +274,6 @@ fn ty(b: [u8; 12]) -> Type {
         5 => Type::Composite { record: first },
         6 => Type::Alias(TypeId(first)),
         _ => Type::Opaque,
-    }
-}
-
-fn entry(b: [u8; 16]) -> Entry {
-    Entry {
-        address: u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-        name_start: u32::from_le_bytes([b[8], b[9], b[10], b[11]]),
-        name_len: u16::from_le_bytes([b[12], b[13]]),
-        kind: b[14],
     }
 }
 
@@ -326,9 +308,11 @@ fn enumerator(b: [u8; 16]) -> (Span, i64) {
     (span, i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
 }
 
-fn put_string(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u32).to_le_bytes());
-    out.extend(text.as_bytes());
+/// Parts of `unit` bytes each, and how many before them.
+fn put_bytes(out: &mut Vec<u8>, unit: usize, bytes: &[u8]) {
+    let count = bytes.len().checked_div(unit).unwrap_or(0);
+    out.extend((count as u32).to_le_bytes());
+    out.extend(bytes);
 }
 
 fn put_table<T, const N: usize>(out: &mut Vec<u8>, items: &[T], put: impl Fn(&T) -> [u8; N]) {

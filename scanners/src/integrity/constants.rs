@@ -25,6 +25,8 @@ pub(crate) const DETECTOR: Detector = Detector {
 
 /// Most findings of one look.
 const MAX_FINDINGS: usize = 256;
+/// Bytes that are compared at a time.
+const WINDOW: u64 = 1 << 20;
 /// Bytes of a change that are told.
 const MAX_TOLD: usize = 16;
 
@@ -49,8 +51,11 @@ fn against_file(view: &View<'_>, image: &KernelImage) -> Partial<Finding> {
         for (from, to) in
             [(section.start, section.end.min(later.0)), (section.start.max(later.1), section.end)]
         {
-            if from < to && found.items.len() < MAX_FINDINGS {
-                piece(view, image, from, to, &mut found);
+            let mut from = from;
+            while from < to && found.items.len() < MAX_FINDINGS {
+                let next = from.saturating_add(WINDOW).min(to);
+                piece(view, image, from, next, &mut found);
+                from = next;
             }
         }
     }

@@ -20,7 +20,8 @@ use lynceus_introspect::linux::Probe;
 use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Gva, Partial};
-use lynceus_profiles::kernel_file::{KernelImage, PatchSite};
+use lynceus_profiles::kernel_file::{KernelImage, PatchSites};
+use std::ops::Range;
 
 /// What is known of it.
 pub(crate) const DETECTOR: Detector = Detector {
@@ -42,6 +43,10 @@ const MAX_FINDINGS: usize = 256;
 const MAX_TOLD: usize = 16;
 /// Bytes read at a time.
 const PAGE: usize = 4096;
+/// Text that is compared at a time: all of a kernel's would be twenty megabytes, twice.
+const WINDOW: u64 = 1 << 20;
+/// No place of rewriting and no change reaches further.
+const AROUND: u64 = 2 * PAGE as u64;
 /// Changes this near to each other are one.
 const NEAR: usize = 8;
 
@@ -89,47 +94,59 @@ fn against_file(view: &View<'_>, image: &KernelImage, owners: &Owners) -> Partia
             GapReason::Inconsistent("the kernel's file does not say where its text is"),
         );
     };
-    let Some(expected) = image.relocated(start, end, kernel.slide) else {
-        return Partial::unavailable(
-            what,
-            GapReason::Inconsistent("the kernel's file lists no relocations: take the vmlinuz"),
-        );
-    };
     let mut changes = Partial::default();
-    let found = read(view, kernel.slid(start), &expected, &mut changes);
+    let probes = view.probes();
+    let probes = changes.absorb(probes);
     let variable = |at| view.u64(kernel.slid(at)).ok();
     let made = |at| owners.is_trampoline(kernel.slid(at));
     let module = |at| owners.is_listed(view, kernel.slid(at));
     let code = |at: u64| at >= start && at < end;
-    let text = Text {
-        image,
-        start,
-        expected: &expected,
-        found: &found,
-        slide: kernel.slide,
-        code: &code,
-        variable: &variable,
-        made: &made,
-        module: &module,
-    };
-    let probes = view.probes();
-    let probes = changes.absorb(probes);
-    unexplained(&text, &probes, &mut changes);
+    let mut at = start;
+    while at < end && changes.items.len() < MAX_FINDINGS {
+        // What is at the edge of a window is explained by what lies around it.
+        let from = at.saturating_sub(AROUND).max(start);
+        let next = at.saturating_add(WINDOW).min(end);
+        let Some(expected) = image.relocated(from, next.saturating_add(AROUND).min(end), kernel.slide) else {
+            return Partial::unavailable(
+                what,
+                GapReason::Inconsistent("the kernel's file lists no relocations: take the vmlinuz"),
+            );
+        };
+        let found =
+            read_around(view, kernel.slid(from), &expected, [at, next].map(|edge| edge - from), &mut changes);
+        let text = Text {
+            image,
+            start: from,
+            expected: &expected,
+            found: &found,
+            slide: kernel.slide,
+            code: &code,
+            variable: &variable,
+            made: &made,
+            module: &module,
+        };
+        at = unexplained(&text, &probes, at..next, &mut changes);
+    }
     changes
 }
 
-/// What of a text differs from what it should be and is explained by no place of rewriting and no probe.
-fn unexplained(text: &Text<'_>, probes: &[Probe], changes: &mut Partial<Change>) {
+/// What of a text differs from what it should be and is explained by no place of rewriting and no probe. Of what begins between two
+/// addresses: a change, or what explains one, may reach further, and where it ends is returned.
+fn unexplained(text: &Text<'_>, probes: &[Probe], from: Range<u64>, changes: &mut Partial<Change>) -> u64 {
     let (expected, found) = (text.expected, text.found);
-    let mut at = 0;
+    let offset = |address: u64| usize::try_from(address.saturating_sub(text.start)).unwrap_or(usize::MAX);
+    let mut at = offset(from.start);
     while let Some(next) = next_difference(expected, found, at) {
         let address = text.start.saturating_add(next as u64);
+        if address >= from.end {
+            break;
+        }
         let run_time = Gva(address.wrapping_add(text.slide));
         let explained = explanation(text, text.image.patch_sites(), address);
         let explained =
             explained.or_else(|| Some(address.saturating_add(probed(probes, run_time, &found[next..])?)));
         at = match explained {
-            Some(end) => usize::try_from(end.saturating_sub(text.start)).unwrap_or(usize::MAX).max(next + 1),
+            Some(end) => offset(end).max(next + 1),
             None => {
                 let end = end_of_change(expected, found, next);
                 let (expected, found) = (expected[next..end].to_vec(), found[next..end].to_vec());
@@ -142,6 +159,7 @@ fn unexplained(text: &Text<'_>, probes: &[Probe], changes: &mut Partial<Change>)
             break;
         }
     }
+    text.start.saturating_add(at as u64).max(from.end)
 }
 
 /// What is at `at`; what cannot be read is a gap and counts as it should be.
@@ -158,6 +176,24 @@ pub(super) fn read<T>(view: &View<'_>, at: Gva, expected: &[u8], gaps: &mut Part
         }
         (at, rest) = (Gva(at.0.wrapping_add(take as u64)), after);
     }
+    found
+}
+
+/// The same, where gaps count between two places in it only.
+fn read_around<T>(
+    view: &View<'_>,
+    at: Gva,
+    expected: &[u8],
+    counts: [u64; 2],
+    gaps: &mut Partial<T>,
+) -> Vec<u8> {
+    let mut uncounted = Partial::<T>::default();
+    let [start, end] = counts.map(|place| usize::try_from(place).unwrap_or(usize::MAX).min(expected.len()));
+    let (before, rest) = expected.split_at(start);
+    let (inside, behind) = rest.split_at(end.saturating_sub(start));
+    let mut found = read(view, at, before, &mut uncounted);
+    found.extend(read(view, Gva(at.0.wrapping_add(start as u64)), inside, gaps));
+    found.extend(read(view, Gva(at.0.wrapping_add(end as u64)), behind, &mut uncounted));
     found
 }
 
@@ -188,11 +224,11 @@ pub(super) fn end_of_change(expected: &[u8], found: &[u8], start: usize) -> usiz
 }
 
 /// The end of a site that explains what is at this link-time address.
-fn explanation(text: &Text<'_>, sites: &[PatchSite], address: u64) -> Option<u64> {
+fn explanation(text: &Text<'_>, sites: &PatchSites, address: u64) -> Option<u64> {
     /// No site is longer, Xen's page of calls apart, which is none of many.
     const LONGEST: u64 = PAGE as u64;
     let above = sites.partition_point(|site| site.at <= address);
-    let near = sites[..above].iter().rev().take_while(|site| site.at.saturating_add(LONGEST) > address);
+    let near = sites.iter_to(above).rev().take_while(|site| site.at.saturating_add(LONGEST) > address);
     near.filter(|site| site.end > address).find(|site| text.explains(site)).map(|site| site.end)
 }
 

@@ -187,7 +187,7 @@ impl Look<'_> {
             made: &|at| owners.is_trampoline(Gva(at)),
             module: &|at| owners.is_listed(view, Gva(at)),
         };
-        unexplained(&text, self.probes, changes);
+        unexplained(&text, self.probes, start..end, changes);
     }
 }
 
