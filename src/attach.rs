@@ -7,19 +7,22 @@
 use crate::cli::LookArgs;
 use crate::output::escape;
 use anyhow::{Context, Result, bail};
+use lynceus_introspect::backend::sealed::SealedMap;
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::target::{OpenOptions, Target, Unread};
 use lynceus_introspect::{GapReason, Partial, Pause};
-use lynceus_profiles::kernel_file::KernelImage;
+use lynceus_profiles::Shared;
+use lynceus_profiles::kernel_file::{self, KernelImage};
 use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::{DETECTORS, Detector, Finding};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +36,12 @@ pub(crate) struct Prepared {
     store: Option<ProfileStore>,
     options: Options,
     image: ImageFiles,
+    unpacked: Option<Unpacked>,
     pauser: Option<Pauser>,
 }
+
+/// Kernels that somebody unpacked and that many processes have mapped, by the digests of their files.
+type Unpacked = BTreeMap<String, Shared>;
 
 /// The files that may be the kernel's own, open.
 #[derive(Default)]
@@ -52,7 +59,7 @@ impl Prepared {
         let max_pause = Duration::from_millis(look.pause_ms);
         let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };
         let (image, store) = (ImageFiles::default(), store(look));
-        Ok(Prepared { name: name.to_owned(), target, store, options, image, pauser: None })
+        Ok(Prepared { name: name.to_owned(), target, store, options, image, unpacked: None, pauser: None })
     }
 
     /// Opens the kernel's own file as well: the one given, else the one that the VM was started with.
@@ -63,6 +70,24 @@ impl Prepared {
             self.image.booted_from = Some(open_regular(&path));
         }
         Ok(self)
+    }
+
+    /// Opens kernels that are unpacked, to be used in the place of files with these digests. One that is gone by now is left out.
+    pub(crate) fn with_unpacked(mut self, kernels: &BTreeMap<String, PathBuf>) -> Prepared {
+        let map = |(digest, path): (&String, &PathBuf)| {
+            let map = SealedMap::new(&open_regular(path).ok()?).ok()?;
+            Some((digest.clone(), Shared::new(Arc::new(map))))
+        };
+        self.unpacked = Some(kernels.iter().filter_map(map).collect());
+        self
+    }
+
+    /// The file of this digest, of those that may be the kernel's own. For a worker's.
+    pub(crate) fn image_of(&self, digest: &str) -> Option<Arc<File>> {
+        let booted_from = self.image.booted_from.iter().flatten().filter_map(|file| file.try_clone().ok());
+        let imported = self.store.iter().flat_map(ProfileStore::opened_kernels);
+        let is_it = |file: &Arc<File>| digest_of(file).is_ok_and(|found| found == digest);
+        booted_from.map(Arc::new).chain(imported).find(is_it)
     }
 
     /// From here on nothing takes rights: the store's files are opened, and who stops the guest is `pauser`, if anyone.
@@ -76,7 +101,7 @@ impl Prepared {
 
     /// Reads what the target is, and finds its kernel. What cannot be stored for the next time is said on standard error.
     pub(crate) fn attach(self) -> Result<Guest> {
-        let Prepared { name, target, store, options, image, pauser } = self;
+        let Prepared { name, target, store, options, image, unpacked, pauser } = self;
         let target = target.read()?;
         target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
         let found = find::attach_target(&target, store.as_ref());
@@ -88,7 +113,7 @@ impl Prepared {
             attached.guest = attached.guest.with_pause(pauser);
         }
         let (backend, damaged) = (target.describe(), !target.warnings().is_empty());
-        Ok(Guest { name, backend, attached, options, image, store, damaged })
+        Ok(Guest { name, backend, attached, options, image, unpacked, unshared: None, store, damaged })
     }
 }
 
@@ -102,6 +127,9 @@ pub(crate) struct Guest {
     pub(crate) attached: Attached,
     pub(crate) options: Options,
     image: ImageFiles,
+    unpacked: Option<Unpacked>,
+    /// The digest of the kernel's file, where it had to be read though others are unpacked.
+    pub(crate) unshared: Option<String>,
     store: Option<ProfileStore>,
     /// The dump is damaged: not all of the guest's memory is there.
     pub(crate) damaged: bool,
@@ -163,8 +191,14 @@ impl Guest {
     }
 
     fn set_image(&mut self, file: &File) -> Result<()> {
-        let image = KernelImage::load(BufReader::new(file))?;
-        Ok(self.attached.guest.set_image(Arc::new(image))?)
+        let digest = self.unpacked.as_ref().map(|_| digest_of(file)).transpose()?;
+        let block = |digest: &String| KernelImage::mapped(self.unpacked.as_ref()?.get(digest)?, digest).ok();
+        let shared = digest.as_ref().and_then(block);
+        let is_shared = shared.is_some();
+        let image = shared.map_or_else(|| KernelImage::load(BufReader::new(file)), Ok)?;
+        self.attached.guest.set_image(Arc::new(image))?;
+        self.unshared = digest.filter(|_| !is_shared);
+        Ok(())
     }
 
     /// What was learned of its kernel, for `ProfileStore::keep_for`. Of a guest that was prepared for a worker.
@@ -196,6 +230,11 @@ impl Guest {
     pub(crate) fn disagreements(&self) -> Vec<Finding> {
         lynceus_scanners::profile_disagreements(&self.attached.disagreements)
     }
+}
+
+fn digest_of(mut file: &File) -> Result<String> {
+    file.seek(SeekFrom::Start(0))?;
+    Ok(kernel_file::digest(&mut file)?)
 }
 
 /// Opens a regular file, and waits for nobody who may be behind a pipe of that name.

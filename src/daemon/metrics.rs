@@ -65,6 +65,12 @@ pub(super) fn text(status: &Status) -> String {
     text.one("lynceus_up_seconds", "gauge", "Since the appliance was started", status.uptime_s as f64);
     text.one("lynceus_memory_bytes", "gauge", "What the supervisor allocated", status.memory_bytes as f64);
     text.one(
+        "lynceus_kernels_bytes",
+        "gauge",
+        "Kernels' files, unpacked, which all workers share",
+        status.kernels_bytes as f64,
+    );
+    text.one(
         "lynceus_troubles",
         "gauge",
         "What is wrong, of the host and of its VMs",
@@ -183,6 +189,7 @@ mod tests {
             version: String::new(),
             uptime_s: 0,
             memory_bytes: 0,
+            kernels_bytes: 0,
             trouble: BTreeMap::new(),
             vms: Vec::new(),
             guards: false,

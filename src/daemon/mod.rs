@@ -10,6 +10,7 @@ mod control;
 mod deeds;
 mod found;
 mod guard;
+mod kernels;
 mod metrics;
 mod process;
 mod protocol;
@@ -53,6 +54,8 @@ enum Event {
     Worker(WorkerId, Option<Result<Reply, String>>),
     /// What a worker learned of its guest's kernel.
     Learned(WorkerId, Vec<u8>),
+    /// What a process has unpacked, or why not.
+    Unpacked(WorkerId, Result<std::fs::File, String>),
     /// A guest was paused for its worker, or goes on, or why not.
     Paused(WorkerId, Result<(), String>),
     /// Somebody asks something.

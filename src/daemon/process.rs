@@ -4,6 +4,7 @@
 //! word on that. *Never*: waits for a worker: whatever one does, the supervisor goes on.
 
 use super::Event;
+use super::kernels;
 use super::protocol::{self, Begin, Channel, Reply, Request};
 use super::schedule::VmId;
 use crate::output::escape;
@@ -142,6 +143,7 @@ fn listen(id: WorkerId, stream: UnixStream, events: SyncSender<Event>) -> Result
                     let Ok(profile) = channel.receive_bytes(len) else { continue };
                     Event::Learned(id, profile)
                 }
+                Ok(Some(Reply::Unpacked(len))) => kernels::heard(id, channel.reader(), len),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Event::Worker(id, None),
                 reply => Event::Worker(id, reply.map_err(|error| error.to_string()).transpose()),
             };

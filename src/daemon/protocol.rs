@@ -8,6 +8,7 @@ use lynceus_scanners::Finding;
 use lynceus_scanners::signatures::Summary;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -40,6 +41,10 @@ pub(super) struct Begin {
     pub(super) allow_unrestricted: bool,
     /// What the worker may allocate.
     pub(super) memory_bytes: u64,
+    /// Kernels that are unpacked, by the digests of their files.
+    pub(super) kernels: BTreeMap<String, PathBuf>,
+    /// Only unpack the kernel's file of this digest, and read no guest.
+    pub(super) unpacks: Option<String>,
 }
 
 /// What the supervisor asks of a worker.
@@ -77,6 +82,8 @@ pub(super) enum Reply {
     /// What was learned of the guest's kernel, for the profile store: to be kept under its digest, and not read.
     /// As many bytes follow.
     Learned(u64),
+    /// The kernel's file was unpacked: as many bytes follow, and nothing after them.
+    Unpacked(u64),
     /// The request could not be done.
     Failed(String),
 }
@@ -90,6 +97,8 @@ pub(super) struct Ready {
     pub(super) profile: String,
     /// The file that its code is compared with.
     pub(super) image: Option<String>,
+    /// Its digest, where the worker had to read it by itself.
+    pub(super) unshared: Option<String>,
     /// The layers of the lock-down that this host's kernel lacks.
     pub(super) missing_layers: Vec<String>,
     /// What people should know.
@@ -150,6 +159,16 @@ impl Channel {
     /// Sends bytes after a message that announced them.
     pub(super) fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes)
+    }
+
+    /// For bytes that a message announced.
+    pub(super) fn writer(&mut self) -> &mut impl Write {
+        self.reader.get_mut()
+    }
+
+    /// The same at the other end.
+    pub(super) fn reader(&mut self) -> &mut impl Read {
+        &mut self.reader
     }
 
     /// Bytes that a message announced.

@@ -17,6 +17,9 @@ pub(crate) struct Status {
     pub(crate) uptime_s: u64,
     /// The supervisor's own memory.
     pub(crate) memory_bytes: u64,
+    /// Unpacked kernels, which all workers share.
+    #[serde(default)]
+    pub(crate) kernels_bytes: u64,
     /// What is wrong with the host, by part.
     pub(crate) trouble: BTreeMap<String, String>,
     /// The VMs.
@@ -117,6 +120,7 @@ pub(super) fn of(supervisor: &Supervisor) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: supervisor.now().as_secs(),
         memory_bytes: status_kib(std::process::id(), "RssAnon:").unwrap_or(0) << 10,
+        kernels_bytes: supervisor.kernels.len_bytes(),
         trouble: owned(&supervisor.trouble),
         vms: supervisor.vms.iter().map(row).collect(),
         guards: supervisor.guards,

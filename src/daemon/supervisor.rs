@@ -5,6 +5,7 @@
 //! *Never*: reads a guest's memory, or waits for anybody.
 
 use super::config::Config;
+use super::kernels::Kernels;
 use super::respond::Responses;
 use super::schedule::{Scheduler, VmId};
 use super::vms::Seen;
@@ -34,6 +35,7 @@ pub(super) struct Supervisor {
     pub(super) started: Instant,
     pub(super) alerts: Pipeline,
     pub(super) scheduler: Scheduler,
+    pub(super) kernels: Kernels,
     pub(super) vms: BTreeMap<VmId, Watched>,
     next_id: VmId,
     pub(super) responses: Responses,
@@ -64,6 +66,7 @@ impl Supervisor {
             started: Instant::now(),
             alerts,
             scheduler,
+            kernels: Kernels::default(),
             vms: BTreeMap::new(),
             next_id: 1,
             responses,
@@ -109,6 +112,7 @@ impl Supervisor {
             Event::Vms(Err(why)) => self.trouble("discovery", &format!("VMs cannot be listed: {why}")),
             Event::Worker(id, reply) => self.hear(id, reply),
             Event::Learned(id, profile) => self.learned(id, &profile),
+            Event::Unpacked(id, file) => self.unpacked(id, file),
             Event::Paused(id, result) => self.answer_pause(id, result),
             Event::Control(asked, answer) => control::handle(self, asked, &answer),
             Event::Alert(alert) => self.raise(vec![*alert]),

@@ -76,6 +76,10 @@ pub(super) struct Watched {
     pub(super) ready: Option<Ready>,
     /// Workers so far.
     pub(super) turn: u64,
+    /// Its next worker, or this one, unpacks the kernel's file of this digest.
+    pub(super) unpacks: Option<String>,
+    /// How often a worker was replaced by one that shares more.
+    pub(super) replaced: u32,
     /// No new worker before.
     pub(super) not_before: Duration,
     backoff: Duration,
@@ -102,6 +106,8 @@ impl Watched {
             paused: None,
             ready: None,
             turn: 0,
+            unpacks: None,
+            replaced: 0,
             not_before: Duration::ZERO,
             backoff: FIRST_BACKOFF,
             trouble: BTreeMap::new(),

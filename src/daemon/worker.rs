@@ -13,8 +13,10 @@ use anyhow::{Context, Result, bail};
 use lynceus_introspect::memory::ram_bytes;
 use lynceus_introspect::{Partial, Pause, PauseError, Paused};
 use lynceus_policy::syntax;
+use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_scanners::signatures::{self, HashList, Rules, ScanCache, Scope, Wanted};
 use lynceus_scanners::{Detector, Finding, evidence};
+use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +30,12 @@ pub(crate) fn run() -> Result<()> {
     let Some(begin) = channel.receive::<Begin>().context("not started by `lynceus run`")? else {
         return Ok(());
     };
+    if let Some(digest) = &begin.unpacks {
+        return match unpack(&begin, digest, &mut channel) {
+            Err(error) => Ok(channel.send(&Reply::Failed(escape(&format!("{error:#}"))))?),
+            Ok(()) => Ok(()),
+        };
+    }
     let channel = Arc::new(Mutex::new(channel));
     match Worker::start(&begin, channel.clone()) {
         Ok((worker, ready)) => {
@@ -42,6 +50,29 @@ fn send(channel: &Mutex<Channel>, reply: &Reply) -> Result<()> {
     channel.lock().unwrap_or_else(PoisonError::into_inner).send(reply).context("the supervisor is gone")
 }
 
+/// Unpacks a kernel's file for the workers of all VMs that were started with it. Reads no guest: nobody but who made the file could make it say
+/// something else.
+fn unpack(begin: &Begin, digest: &str, channel: &mut Channel) -> Result<()> {
+    let prepared =
+        Prepared::open(&begin.target, &look(begin))?.with_image(None)?.for_worker(&begin.vm, None)?;
+    let file = prepared.image_of(digest).context("the kernel's file is another one by now")?;
+    sandbox::lock_down(&Limits { memory_bytes: begin.memory_bytes, ..Limits::default() })?;
+    let image = KernelImage::load(BufReader::new(&*file))?;
+    let unpacked = image.unpacked(digest);
+    channel.send(&Reply::Unpacked(unpacked.len_bytes())).context("the supervisor is gone")?;
+    Ok(unpacked.write(&mut channel.writer())?)
+}
+
+fn look(begin: &Begin) -> LookArgs {
+    LookArgs {
+        profiles: begin.profiles.clone(),
+        no_cache: false,
+        tries: begin.tries,
+        pause_ms: begin.pause_ms,
+        allow_unrestricted: begin.allow_unrestricted,
+    }
+}
+
 struct Worker {
     vm: String,
     guest: Guest,
@@ -51,19 +82,13 @@ struct Worker {
 impl Worker {
     fn start(begin: &Begin, channel: Arc<Mutex<Channel>>) -> Result<(Worker, Ready)> {
         let started = Instant::now();
-        let look = LookArgs {
-            profiles: begin.profiles.clone(),
-            no_cache: false,
-            tries: begin.tries,
-            pause_ms: begin.pause_ms,
-            allow_unrestricted: begin.allow_unrestricted,
-        };
         let signatures =
             (!begin.rules.is_empty() || begin.hashes.is_some()).then(|| rules(begin)).transpose()?;
         // All that takes rights comes before the first byte of the guest is read.
         let pauser = AskSupervisor(channel.clone());
-        let prepared = Prepared::open(&begin.target, &look)?.with_image(None)?;
-        let prepared = prepared.for_worker(&begin.vm, Some(Arc::new(pauser)))?;
+        let prepared = Prepared::open(&begin.target, &look(begin))?.with_image(None)?;
+        let prepared =
+            prepared.with_unpacked(&begin.kernels).for_worker(&begin.vm, Some(Arc::new(pauser)))?;
         let limits = Limits { memory_bytes: begin.memory_bytes, ..Limits::default() };
         let lacks = sandbox::lock_down(&limits)?.missing();
         let mut guest = prepared.attach()?;
@@ -83,11 +108,13 @@ impl Worker {
             }
             None => None,
         };
+        sandbox::give_memory_back();
         let kernel = guest.linux().kernel();
         let ready = Ready {
             release: escape(&kernel.profile.identity.release),
             profile: format!("{:?}", guest.attached.source).to_lowercase(),
             image,
+            unshared: guest.unshared.take(),
             missing_layers: lacks,
             warnings,
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -109,7 +136,9 @@ impl Worker {
         match request {
             Request::Look(names) => {
                 let is_named = |detector: &Detector| names.iter().any(|name| name == detector.name);
-                Reply::Looked(Box::new(looked(self.guest.look(is_named))))
+                let found = looked(self.guest.look(is_named));
+                sandbox::give_memory_back();
+                Reply::Looked(Box::new(found))
             }
             Request::Scan(scopes) => self.scan(&scopes),
             Request::Evidence(finding) => self.evidence(&finding),
@@ -134,6 +163,7 @@ impl Worker {
         let (found, summary) =
             signatures::scan(self.guest.linux(), &self.guest.options, &wanted, &mut |_| {});
         cache.end_turn();
+        sandbox::give_memory_back();
         Reply::Looked(Box::new(Looked { scanned: Some(summary), ..looked(found) }))
     }
 

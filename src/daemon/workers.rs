@@ -16,6 +16,7 @@ use crate::output::escape;
 use lynceus_policy::Look;
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::DETECTORS;
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
@@ -23,6 +24,8 @@ use std::time::Duration;
 
 /// The detectors of [`Kind::Processes`].
 const QUICK: [&str; 2] = ["hidden_task", "hidden_module"];
+/// So many workers find their kernels at the same time: that takes the most memory, and a host may start with a hundred VMs.
+const MAX_ATTACHING: usize = 8;
 /// A VM that was seen for the first time this long ago should have booted.
 const TIME_TO_BOOT: Duration = Duration::from_secs(120);
 /// A guest that is paused for a look waits no longer for its worker.
@@ -32,12 +35,19 @@ impl Supervisor {
     /// Starts the workers that are missing.
     pub(super) fn start_workers(&mut self) {
         let now = self.now();
+        let attaching = self.vms.values().filter(|vm| matches!(vm.busy, Some((Busy::Attaching, _)))).count();
         let missing = self.vms.iter().filter(|(_, vm)| vm.worker.is_none() && vm.not_before <= now);
-        let missing: Vec<VmId> = missing.map(|(id, _)| *id).collect();
-        for id in missing {
+        let mut missing: Vec<(u64, VmId)> = missing.map(|(id, vm)| (vm.turn, *id)).collect();
+        // Who makes its attach take long holds up those who do the same, and not who comes anew.
+        missing.sort_unstable();
+        for (_, id) in missing.into_iter().take(MAX_ATTACHING.saturating_sub(attaching)) {
             let Some(vm) = self.vms.get_mut(&id) else { continue };
             vm.turn += 1;
-            let begin = begin(&self.config, &vm.seen);
+            let begin = Begin {
+                kernels: self.kernels.offers(),
+                unpacks: vm.unpacks.clone(),
+                ..begin(&self.config, &vm.seen)
+            };
             match Worker::start(WorkerId { vm: id, turn: vm.turn }, &begin, &self.events) {
                 Ok(worker) => {
                     vm.worker = Some(worker);
@@ -73,12 +83,16 @@ impl Supervisor {
         vm.counts.cost += cost;
         vm.ready = None;
         vm.paused = None;
+        let unpacks = vm.unpacks.take();
         if let Some((Busy::Listing(asked), _)) = vm.busy.take() {
             let _ = asked.send(Err(format!("{why}; {how}")));
         }
         vm.back_off(now);
         self.scheduler.done(id, cost, 0.0, now);
         self.scheduler.remove(id);
+        if let Some(digest) = unpacks {
+            self.not_unpacked(id, digest, why);
+        }
         self.vm_trouble(id, "worker", &format!("{why}; {how}"));
     }
 
@@ -123,6 +137,9 @@ impl Supervisor {
                 vm.busy = Some(busy);
                 self.pause(id, matches!(reply, Reply::Pause));
             }
+            (Some(Ok(Reply::Failed(why))), Some((Busy::Attaching, _))) if vm.unpacks.is_some() => {
+                self.unpacked(id, Err(why));
+            }
             (Some(Ok(Reply::Failed(why))), Some((Busy::Attaching, _))) => self.not_attached(id.vm, &why),
             (Some(Ok(Reply::Failed(why))), busy) => {
                 vm.busy = busy;
@@ -166,8 +183,12 @@ impl Supervisor {
             "attached"
         );
         ready.warnings.iter().for_each(|warning| tracing::warn!(vm = name, "{}", escape(warning)));
+        let unshared = ready.unshared.clone();
         vm.ready = Some(ready);
         self.schedule(id);
+        if let Some(digest) = unshared {
+            self.share_kernel(id, &digest);
+        }
     }
 
     /// A worker that has done something: what waits for it comes before its next look.
@@ -336,5 +357,7 @@ pub(super) fn begin(config: &Config, seen: &Seen) -> Begin {
         pause_ms: config.looks.pause_ms,
         allow_unrestricted: config.vms.allow_unrestricted,
         memory_bytes: config.workers.memory_mib << 20,
+        kernels: BTreeMap::new(),
+        unpacks: None,
     }
 }

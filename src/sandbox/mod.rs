@@ -34,6 +34,7 @@ pub(crate) use attempts::Target as AttemptTarget;
 pub(crate) use attempts::{ATTEMPTS, Attempt, Went, abstract_name, error_name, prepare as prepare_attempt};
 pub(crate) use descriptors::close_inherited;
 pub(crate) use end::End;
+pub(crate) use raw::give_memory_back;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -139,7 +140,7 @@ pub(crate) fn lock_down_but(limits: &Limits, left_out: Option<Layer>) -> Result<
     ensure!(threads == 1, "a process of {threads} threads cannot be locked down: a layer binds one thread");
     quiet_panics();
     start_a_thread()?;
-    raw::one_arena_per_thread(limits.threads);
+    raw::small_heap(limits.threads);
     let mut layers = Vec::new();
     for layer in Layer::ALL.into_iter().filter(|layer| Some(*layer) != left_out) {
         let put = match layer {

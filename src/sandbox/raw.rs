@@ -29,11 +29,26 @@ pub(super) fn leave_namespaces() -> io::Result<()> {
     }
 }
 
-/// Without a limit of its own the C library opens a file in /sys to count processors, once enough threads allocate.
-pub(super) fn one_arena_per_thread(threads: u32) {
+/// Blocks of more than this are mapped by themselves, and gone when they are freed. Without a word the C library raises this limit to the largest
+/// block that was ever freed, up to 32 MiB, and keeps the room of those below it.
+const LARGE_BLOCK_BYTES: libc::c_int = 256 << 10;
+
+/// Keeps little of what was freed. And without a number of arenas of its own the C library opens a file in /sys to count processors, once
+/// enough threads allocate.
+pub(super) fn small_heap(threads: u32) {
     let arenas = libc::c_int::try_from(threads).unwrap_or(libc::c_int::MAX).saturating_add(1);
-    // SAFETY: changes a parameter of the allocator, in a process of one thread.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
+    // SAFETY: changes parameters of the allocator, in a process of one thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, arenas);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE_BLOCK_BYTES);
+    }
+}
+
+/// Gives pages of freed memory back to the kernel, wherever in the heap they are.
+pub(crate) fn give_memory_back() {
+    // SAFETY: takes its own locks, and frees what nobody uses.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// From here on a system call that a filter answers with SIGSYS is written to standard error, and ends the process.

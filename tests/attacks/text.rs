@@ -28,13 +28,16 @@ pub(crate) fn image(version: KernelVersion) -> Arc<KernelImage> {
 fn an_image_that_was_unpacked_is_the_same_where_it_is_mapped() {
     for (_, image) in IMAGES.iter() {
         let mut block = Vec::new();
-        image.unpacked().write(&mut block).expect("it is written");
-        assert_eq!(block.len() as u64, image.unpacked().len_bytes());
-        let cut = |len: usize| KernelImage::mapped(&block.get(..len).expect("a part").to_vec().into());
+        image.unpacked("digest").write(&mut block).expect("it is written");
+        assert_eq!(block.len() as u64, image.unpacked("digest").len_bytes());
+        let cut =
+            |len: usize| KernelImage::mapped(&block.get(..len).expect("a part").to_vec().into(), "digest");
         for len in [0, 8, 11, 12, 400, block.len() / 2, block.len() - 1] {
             assert!(cut(len).is_err(), "cut off at {len}");
         }
-        let mapped = KernelImage::mapped(&block.into()).expect("it is mapped");
+        let block = block.into();
+        assert!(KernelImage::mapped(&block, "another digest").is_err());
+        let mapped = KernelImage::mapped(&block, "digest").expect("it is mapped");
         assert!(mapped.identity == image.identity && mapped.symbols == image.symbols);
         assert!(mapped.sections() == image.sections() && mapped.patch_sites() == image.patch_sites());
         assert!(mapped.patch_sites().len() > 10_000);

@@ -4,6 +4,7 @@
 //! *Never*: asserts a speed; what falls short is said in the report.
 
 mod alerts;
+mod appliance;
 mod goals;
 mod measure;
 mod ours;
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     /// Only measure alerts and print their section of the report
     #[arg(long)]
     alerts: bool,
+    /// Only measure the appliance with a hundred VMs and print its section of the report
+    #[arg(long)]
+    appliance: bool,
     /// Only run the Xen lab and print its figures
     #[arg(long, hide = true)]
     xen: bool,
@@ -61,6 +65,7 @@ pub(crate) struct Figures {
     large: Vec<(&'static str, Measured, Measured)>,
     scans: scan::Scans,
     alerts: alerts::Alerts,
+    appliance: appliance::Load,
     /// What the service domain of the Xen lab printed.
     xen: Result<BTreeMap<String, f64>, String>,
     volatility: String,
@@ -107,6 +112,10 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     }
     if args.alerts {
         print!("{}", alerts::markdown(&alerts::measure()));
+        return Ok(());
+    }
+    if args.appliance {
+        print!("{}", appliance::markdown(&appliance::measure()));
         return Ok(());
     }
     if args.xen {
@@ -174,6 +183,7 @@ fn measure_all(args: &Args) -> Result<Figures> {
         large: large(&folder, args)?,
         scans: scan::measure(&images::frozen(&frozen(KERNELS[1], MEMORY_MIB))?.ram),
         alerts: alerts::measure(),
+        appliance: appliance::measure(),
         xen: xen(),
         volatility: peers.volatility_version(),
         load_before: load_before.split_whitespace().next().unwrap_or("unknown").to_owned(),

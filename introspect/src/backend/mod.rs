@@ -4,5 +4,6 @@ pub mod dump;
 pub mod fake;
 pub mod map;
 pub mod qemu;
+pub mod sealed;
 mod watchdog;
 pub mod xen;

@@ -124,6 +124,13 @@ pub fn load<F: Read + Seek>(mut file: F, elsewhere: Elsewhere) -> Result<KernelF
     }
 }
 
+/// What tells a kernel's file from all others, in hexadecimal digits.
+pub fn digest(file: &mut impl Read) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(Read::take(file, MAX_IMAGE_BYTES as u64))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// The types in a file: a BTF blob as `/sys/kernel/btf/vmlinux` is one, or an ELF file with BTF or DWARF in it.
 pub fn types_of<F: Read + Seek>(mut file: F) -> Result<TypesFile, KernelFileError> {
     if !elf::is_elf(&mut file)? {

@@ -31,6 +31,8 @@ type Place = (usize, usize);
 
 #[derive(Serialize, Deserialize)]
 struct Head {
+    /// Of the file that it was in.
+    digest: String,
     build_id: Option<[u8; 20]>,
     banner: String,
     release: String,
@@ -82,11 +84,12 @@ impl<'a> Parts<'a> {
 }
 
 impl KernelImage {
-    /// For [`KernelImage::mapped`].
-    pub fn unpacked(&self) -> Unpacked<'_> {
+    /// For [`KernelImage::mapped`], with the [digest](super::digest) of the file that it was in.
+    pub fn unpacked(&self, digest: &str) -> Unpacked<'_> {
         let mut parts = Parts::default();
         let symbols = &self.symbols;
         let head = Head {
+            digest: digest.to_owned(),
             build_id: self.identity.build_id.map(|id| id.0),
             banner: self.identity.banner.clone(),
             release: self.identity.release.clone(),
@@ -101,14 +104,17 @@ impl KernelImage {
         Unpacked { head: serde_json::to_vec(&head).unwrap_or_default(), parts: parts.all }
     }
 
-    /// The image in a block that [`Unpacked::write`] wrote.
-    pub fn mapped(block: &Shared) -> Result<KernelImage, KernelFileError> {
+    /// The image in a block that [`Unpacked::write`] wrote, of the file with this digest.
+    pub fn mapped(block: &Shared, digest: &str) -> Result<KernelImage, KernelFileError> {
         let broken = || KernelFileError::Unpacked;
         let (magic, rest) = block.split_first_chunk::<8>().ok_or_else(broken)?;
         let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(broken)?;
         let len = u32::from_le_bytes(*len) as usize;
         let head = rest.get(..len).filter(|_| magic == MAGIC && len <= MAX_HEAD_BYTES).ok_or_else(broken)?;
         let head: Head = serde_json::from_slice(head).map_err(|_| broken())?;
+        if head.digest != digest {
+            return Err(broken());
+        }
         let parts = PREFIX_BYTES.checked_add(len).and_then(|start| block.part(start, block.len()));
         let parts = parts.ok_or_else(broken)?;
         let part = |place: &Place| parts.part(place.0, place.1).ok_or_else(broken);

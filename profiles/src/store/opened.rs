@@ -86,6 +86,11 @@ impl ProfileStore {
         Ok(ProfileStore { opened: Some(Arc::new(opened)), ..self.clone() })
     }
 
+    /// All kernels' files of an [opened](ProfileStore::opened) store.
+    pub fn opened_kernels(&self) -> impl Iterator<Item = Arc<File>> + '_ {
+        self.opened.iter().flat_map(|opened| opened.kernels.iter().map(|(_, file)| file.clone()))
+    }
+
     /// What an [opened](ProfileStore::opened) store was given to save, as files for [`ProfileStore::keep_for`].
     pub fn take_learned(&self) -> Vec<Vec<u8>> {
         let Some(opened) = &self.opened else { return Vec::new() };

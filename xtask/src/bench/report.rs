@@ -44,6 +44,7 @@ const METHOD: &str = "
 ```sh
 cargo xtask bench                       # writes docs/benchmarks.md; Volatility 3 comes from PyPI
 cargo xtask bench --scans               # prints the section on signature scans
+cargo xtask bench --appliance           # prints the section on the appliance
 export LYNCEUS_BENCH_VOL=…/bin/vol      # or this one
 export LYNCEUS_BENCH_LIBVMI=…/build/examples/vmi-process-list
 export LYNCEUS_BENCH_LIBVMI_SRC=…       # LibVMI's source tree: its loop in process is timed too
@@ -66,6 +67,7 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     out.push_str(&large(figures));
     out.push_str(&super::scan::markdown(&figures.scans));
     out.push_str(&super::alerts::markdown(&figures.alerts));
+    out.push_str(&super::appliance::markdown(&figures.appliance));
     out.push_str(&xen(figures));
     out.push_str(METHOD);
     out
