@@ -12,8 +12,18 @@ const MAGIC: [&[u8]; 4] =
 fuzz_target!(|data: &[u8]| {
     let _ = kernel_file::load(Cursor::new(data), Elsewhere::default());
     let _ = kernel_file::types_of(Cursor::new(data));
+    if let Ok(image) = KernelImage::mapped(&data.to_vec().into(), "digest") {
+        let _ = image.relocated(0, u64::MAX, 4096);
+        image.patch_sites().iter().for_each(drop);
+        image.symbols.iter().for_each(drop);
+    }
     if let Ok(image) = KernelImage::load(Cursor::new(data)) {
         assert!(image.patch_sites().iter().is_sorted_by_key(|site| (site.at, site.end)));
+        let mut block = Vec::new();
+        image.unpacked("digest").write(&mut block).unwrap();
+        // Names of sections may have more bytes than a head.
+        let mapped = KernelImage::mapped(&block.into(), "digest").unwrap_or_else(|_| image.clone());
+        assert!(mapped.symbols == image.symbols && mapped.patch_sites() == image.patch_sites());
         for section in image.sections() {
             let _ = image.relocated(section.start, section.end, 2 << 20);
         }
