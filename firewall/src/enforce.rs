@@ -4,12 +4,13 @@
 //! *Never*: takes rules away before the new ones are there; when nft refuses, the old rules and the old state stay.
 
 use crate::evaluate::Names;
+use crate::host::PORT_PREFIXES;
 use crate::nft::ask::{ANSWERS, FIRST_QUEUE};
-use crate::nft::model::{Chain, Command, Object, Queue, Rule, Statement, Table, Transaction};
+use crate::nft::model::{self, Chain, Command, Object, Queue, Statement, Table, Transaction};
 use crate::nft::table::{Tables, generation_chain, tables};
 use crate::nft::{self, Nft, Path as PortPath, TABLE, antispoof, install, update};
-use crate::state::{Pending, State, StateError, Store};
-use lynceus_policy::Timestamp;
+use crate::state::{Binding, Pending, State, StateError, Store};
+use lynceus_policy::{Rule, Schedule, Timestamp};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
@@ -17,6 +18,9 @@ use thiserror::Error;
 
 /// With more rules than this, nft takes seconds to list them: they are not compared with how they were left, and that is told.
 const MAX_FINGERPRINT_RULES: usize = 4000;
+
+/// Rules that are put there together where nothing is yet.
+const STAGE_RULES: usize = 250;
 
 /// Why nothing was changed.
 #[derive(Debug, Error)]
@@ -45,19 +49,16 @@ pub struct Done {
 pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -> Result<Done, EnforceError> {
     new.generation = old.map_or(0, |old| old.generation).wrapping_add(1);
     let base = old.filter(|old| has_generation(nft, old));
-    let difference = transaction(base, new);
-    let mut done = Done { commands: difference.nftables.len(), is_whole: base.is_none() };
-    // A transaction is checked by doing it: the kernel takes all of it or nothing. A check of its own first costs as much again; it is
-    // spent on what is put there anew, where there may be nothing good to keep.
-    let tried = if base.is_some() { nft.commit(&difference) } else { nft.apply(&difference) };
-    if let Err(error) = tried {
-        if base.is_none() || matches!(error, nft::Error::Missing { .. }) {
-            return Err(error.into());
-        }
-        let whole = transaction(None, new);
-        nft.apply(&whole)?;
-        done = Done { commands: whole.nftables.len(), is_whole: true };
-    }
+    let changed = base.map(|base| {
+        let difference = transaction(Some(base), new);
+        // It is checked by doing it: the kernel takes all of it or nothing. A check of its own first costs as much again.
+        nft.commit(&difference).map(|()| Done { commands: difference.nftables.len(), is_whole: false })
+    });
+    let done = match changed {
+        Some(Ok(done)) => done,
+        Some(Err(error @ nft::Error::Missing { .. })) => return Err(error.into()),
+        Some(Err(_)) | None => put_anew(nft, new)?,
+    };
     keep(nft, store, new)?;
     Ok(done)
 }
@@ -65,10 +66,42 @@ pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -
 /// Puts a state into force whatever is in the kernel: after a reboot, or to repair what others changed.
 pub fn replace(nft: &Nft, store: &Store, old: &State, new: &mut State) -> Result<Done, EnforceError> {
     new.generation = old.generation.wrapping_add(1);
-    let whole = transaction(None, new);
-    nft.apply(&whole)?;
+    let done = put_anew(nft, new)?;
     keep(nft, store, new)?;
-    Ok(Done { commands: whole.nftables.len(), is_whole: true })
+    Ok(done)
+}
+
+/// Puts everything there anew: in one transaction in place of what is there, and VM after VM where nothing is, as after a reboot.
+///
+/// The kernel's time for a transaction grows with the square of the sets in it: of a thousand VMs at once it takes minutes. A port
+/// whose VM is not there yet is closed.
+fn put_anew(nft: &Nft, new: &State) -> Result<Done, nft::Error> {
+    let is_port = |name: &String| PORT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    if !nft.has_nothing() || !new.ports.keys().all(is_port) {
+        let whole = transaction(None, new);
+        nft.apply(&whole)?;
+        return Ok(Done { commands: whole.nftables.len(), is_whole: true });
+    }
+    let mut there = State { ports: BTreeMap::new(), ..new.clone() };
+    let mut nftables = rules(None, &there);
+    nftables.extend(devices(None, new));
+    let mut commands = nftables.len();
+    nft.apply(&Transaction { nftables })?;
+    let mut ports = new.ports.iter().peekable();
+    while ports.peek().is_some() {
+        let (mut next, mut rules_in) = (there.clone(), 0);
+        // A VM's ports come together.
+        while let Some((_, binding)) = ports.next_if(|_| rules_in < STAGE_RULES) {
+            let of_vm = new.ports.iter().filter(|(_, other)| other.vm == binding.vm);
+            next.ports.extend(of_vm.map(|(name, binding)| (name.clone(), binding.clone())));
+            rules_in += new.policy(&binding.vm).map_or(0, |policy| policy.rules().count());
+        }
+        let nftables = rules(Some(&there), &next);
+        commands += nftables.len();
+        nft.commit(&Transaction { nftables })?;
+        there = next;
+    }
+    Ok(Done { commands, is_whole: true })
 }
 
 /// Keeps the new state, with what the kernel makes of it.
@@ -117,29 +150,78 @@ pub fn roll_back_if_due(nft: &Nft, store: &Store, now: Timestamp) -> Result<bool
 
 /// One transaction for all tables: everything where there is nothing to build on, else what is different.
 pub fn transaction(old: Option<&State>, new: &State) -> Transaction {
+    let mut nftables = rules(old, new);
+    nftables.extend(devices(old, new));
+    Transaction { nftables }
+}
+
+/// The tables that judge connections.
+fn rules(old: Option<&State>, new: &State) -> Vec<Command> {
     let mut commands = Vec::new();
+    // A VM of which nothing changed is not even compiled.
+    let same = old.map(|old| unchanged(old, new)).unwrap_or_default();
     for path in [PortPath::Routed, PortPath::Bridged] {
-        let of = |state: &State| tables(&state.host(path), path, state.generation, &state.moment());
-        let is_used = |tables: &Tables| path == PortPath::Routed || !tables.ports.is_empty();
-        let (before, after) = (old.map(of).filter(is_used), of(new));
-        match before {
-            _ if !is_used(&after) => commands.extend(before.iter().map(|_| Command::Delete(after.table()))),
-            Some(before) => commands.extend(update(&before, &after).nftables),
-            None => commands.extend(install(&after).nftables),
+        let is_meant = |binding: &Binding| binding.path == Some(path) && !same.contains(&*binding.vm);
+        let of = |state: &State| {
+            let some = tables(&state.host_of(is_meant), path, state.generation, &state.moment());
+            Tables { asks: state.asks(), ..some }
+        };
+        let is_used = |state: &State| path == PortPath::Routed || state.uses(path);
+        match old.filter(|old| is_used(old)) {
+            before if !is_used(new) => {
+                commands.extend(before.iter().map(|before| Command::Delete(of(before).table())));
+            }
+            Some(before) => commands.extend(update(&of(before), &of(new)).nftables),
+            // Nothing is there: nothing of it is the same.
+            None => {
+                let some = tables(&new.host(path), path, new.generation, &new.moment());
+                let all = Tables { asks: new.asks(), ..some };
+                commands.extend(install(&all).nftables);
+            }
         }
     }
-    let chains = |state: &State| antispoof::chains(&state.host_of(|_| true));
+    commands
+}
+
+/// The chains on devices, and those that close what nothing can judge.
+fn devices(old: Option<&State>, new: &State) -> Vec<Command> {
     // A device that came anew under an old name has lost its chain's hook.
     let is_same_device = |old: &State, port: &String| {
         old.ports.get(port).map(|port| port.index) == new.ports.get(port).map(|port| port.index)
     };
-    let before = old.map(|old| (chains(old), old));
-    let stays =
-        before.as_ref().is_some_and(|(chains, old)| chains.keys().all(|port| is_same_device(old, port)));
-    let base = before.filter(|_| stays).map(|(chains, _)| chains);
-    commands.extend(antispoof::update(base.as_ref(), &chains(new)));
-    commands.extend(closed(old.filter(|_| stays), new));
-    Transaction { nftables: commands }
+    let has_chain = |state: &State, port: &Binding| {
+        let vm = state.policy(&port.vm);
+        let interface = vm.and_then(|vm| vm.vm.interfaces.get(port.interface));
+        interface.is_some_and(|interface| interface.anti_spoofing)
+    };
+    let base = old.filter(|old| {
+        let mut guarded = old.ports.iter().filter(|(_, binding)| has_chain(old, binding));
+        guarded.all(|(port, _)| is_same_device(old, port))
+    });
+    let same = base.map(|base| unchanged(base, new)).unwrap_or_default();
+    let chains = |state: &State| antispoof::chains(&state.host_of(|binding| !same.contains(&*binding.vm)));
+    let mut commands = antispoof::update(base.map(chains).as_ref(), &chains(new));
+    commands.extend(closed(base, new));
+    commands
+}
+
+/// The VMs whose rules and ports are the same in both.
+fn unchanged<'a>(old: &'a State, new: &State) -> BTreeSet<&'a str> {
+    let has_moved = old.names != new.names;
+    let stays = |rule: &Rule| (rule.names.is_empty() || !has_moved) && rule.schedule == Schedule::default();
+    let is_same = |vm: &&str| {
+        let policies = old.policy(vm).zip(new.policy(vm));
+        old.holds == new.holds
+            && policies.is_some_and(|(old, new)| old == new && new.rules().all(|rule| stays(rule)))
+    };
+    let mut same: BTreeSet<&str> = old.vms.keys().map(String::as_str).filter(is_same).collect();
+    for (one, other) in [(old, new), (new, old)] {
+        let moved = one.ports.iter().filter(|(port, binding)| other.ports.get(*port) != Some(*binding));
+        for (_, binding) in moved {
+            same.remove(&*binding.vm);
+        }
+    }
+    same
 }
 
 /// Ports that nothing can judge let nothing through, in either direction.
@@ -219,7 +301,7 @@ pub fn holds_packets(nft: &Nft) -> bool {
     let chain =
         Chain { family: family.clone(), table: table.clone(), name: "c".to_owned(), ..Chain::default() };
     let expr = vec![Statement::Queue(Queue { num: FIRST_QUEUE.into() })];
-    let rule = Rule { family: family.clone(), table: table.clone(), chain: chain.name.clone(), expr };
+    let rule = model::Rule { family: family.clone(), table: table.clone(), chain: chain.name.clone(), expr };
     let all = [Object::Table(Table { family, name: table }), Object::Chain(chain), Object::Rule(rule)];
     nft.check(&Transaction { nftables: all.into_iter().map(Command::Add).collect() }).is_ok()
 }
@@ -251,14 +333,8 @@ pub fn look_up<'a>(names: impl IntoIterator<Item = &'a str>, known: &Names) -> (
     (found, failures)
 }
 
-/// Whether the kernel's rules are those of the state, by the chain that is named after their generation: chains are listed in
-/// milliseconds, where a listing of the rules of a thousand VMs takes nft a quarter of a minute.
+/// Whether the kernel's rules are those of the state, by the chain that is named after their generation: one chain is looked up in
+/// microseconds, where a listing of the rules of a thousand VMs takes nft a quarter of a minute.
 pub fn has_generation(nft: &Nft, state: &State) -> bool {
-    let Ok(listing) = nft.ask(&["list", "chains"]) else { return false };
-    let wanted = generation_chain(state.generation);
-    let is_it = |entry: &Value| {
-        let chain = &entry["chain"];
-        chain["family"] == "inet" && chain["table"] == TABLE && chain["name"] == wanted.as_str()
-    };
-    listing["nftables"].as_array().is_some_and(|all| all.iter().any(is_it))
+    nft.has_chain("inet", &generation_chain(state.generation))
 }

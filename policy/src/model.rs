@@ -135,6 +135,11 @@ impl VmPolicy {
         Direction::ALL.into_iter().flat_map(|direction| self.chain(direction).rules())
     }
 
+    /// Whether any of its rules is about a process.
+    pub fn asks(&self) -> bool {
+        self.rules().any(|rule| rule.process.is_some())
+    }
+
     /// When its meaning changes next because of the time of day.
     pub fn changes_after(&self, at: Timestamp) -> Option<Timestamp> {
         let windows = self.rules().filter_map(|rule| rule.schedule.next_window(at));

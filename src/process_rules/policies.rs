@@ -1,7 +1,6 @@
 //! What is enforced now, read again when its file is another.
 
 use lynceus_firewall::state::{self, State};
-use lynceus_policy::VmPolicy;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,8 +42,7 @@ impl Policies {
     /// The VMs with rules about processes.
     pub(super) fn with_processes(&self) -> BTreeSet<String> {
         let Some(state) = self.now() else { return BTreeSet::new() };
-        let has = |policy: &VmPolicy| policy.rules().any(|rule| rule.process.is_some());
-        let vms = state.vms.keys().filter(|name| state.policy(name).is_some_and(|policy| has(policy)));
+        let vms = state.vms.keys().filter(|name| state.policy(name).is_some_and(|policy| policy.asks()));
         vms.cloned().collect()
     }
 }

@@ -33,6 +33,9 @@ pub fn update(
     new: &BTreeMap<String, Vec<Vec<Statement>>>,
 ) -> Vec<Command> {
     let table = || Object::Table(Table { family: FAMILY.to_owned(), name: TABLE.to_owned() });
+    if old == Some(new) {
+        return Vec::new();
+    }
     let mut commands = vec![Command::Add(table())];
     let nothing = BTreeMap::new();
     let is_new = old.is_none();

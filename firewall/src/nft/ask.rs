@@ -162,6 +162,11 @@ pub(super) fn maps(path: Path) -> Vec<Set> {
     maps
 }
 
+/// One of them by its name.
+pub(super) fn map_named(path: Path, name: &str) -> Option<Set> {
+    maps(path).into_iter().find(|map| map.name == name)
+}
+
 /// What the marks of held packets lead to, in one generation of rules.
 pub(super) fn mark_elements(tables: &Tables) -> Vec<Object> {
     let of = |direction: Direction| {
@@ -205,7 +210,7 @@ pub fn answer(path: Path, generation: u32, connection: &Connection, verdict: Ver
     // TCP sends again after one second and after three, resolvers after five.
     let timeout = if lane == Lane::Tcp { 4 } else { 6 };
     let elem = Element::Verdict(Expr::Elem { val: Box::new(key), timeout }, jump);
-    let table = Tables { path, generation, vms: Default::default(), ports: Default::default() };
+    let table = Tables { path, generation, asks: true, vms: Default::default(), ports: Default::default() };
     let nftables = vec![
         Command::Flush(table.chain(&generation_chain(generation))),
         Command::Add(elements(path, map(direction, family), vec![elem])),

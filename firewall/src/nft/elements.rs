@@ -39,7 +39,7 @@ impl Kind {
     }
 
     /// Whether the packet is of this lane. nft wants to know before it reads the connection's ports.
-    pub(super) fn is_lane(self) -> Option<Statement> {
+    pub(super) fn is_lane(self) -> Vec<Statement> {
         let name = |lane| match lane {
             Lane::Tcp => "tcp",
             Lane::Udp => "udp",
@@ -48,13 +48,14 @@ impl Kind {
             Lane::Icmp6 | Lane::Other => "ipv6-icmp",
         };
         let protocol = Expr::meta("l4proto");
-        match self.lane? {
-            Lane::Other => {
+        match self.lane {
+            None => Vec::new(),
+            Some(Lane::Other) => {
                 let icmp = if self.family == Family::V4 { Lane::Icmp4 } else { Lane::Icmp6 };
                 let others = [Lane::Tcp, Lane::Udp, Lane::Sctp, icmp].map(name);
-                Some(Statement::is_not(protocol, Expr::any_of(&others)))
+                others.map(|other| Statement::is_not(protocol.clone(), Expr::text(other))).to_vec()
             }
-            lane => Some(Statement::is(protocol, Expr::text(name(lane)))),
+            Some(lane) => vec![Statement::is(protocol, Expr::text(name(lane)))],
         }
     }
 

@@ -10,6 +10,7 @@ pub mod model;
 pub mod run;
 pub mod table;
 pub mod vm;
+mod wire;
 
 pub use change::{install, update};
 pub use run::{Error, Nft};

@@ -1,6 +1,7 @@
 //! Runs `nft`: the one place of this crate that touches the kernel.
 
 use super::model::Transaction;
+use super::{TABLE, wire};
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use thiserror::Error;
@@ -9,6 +10,8 @@ use thiserror::Error;
 #[derive(Clone, Debug)]
 pub struct Nft {
     command: Vec<String>,
+    /// Whether small changes go to the kernel without it.
+    is_direct: bool,
 }
 
 /// Why nft did not do what it was to do. The rules that were there are there still.
@@ -40,14 +43,14 @@ pub enum Error {
 
 impl Default for Nft {
     fn default() -> Nft {
-        Nft::with(&["nft"])
+        Nft { is_direct: true, ..Nft::with(&["nft"]) }
     }
 }
 
 impl Nft {
-    /// By another command: `ip netns exec NAME nft`, for one.
+    /// Always by this command: `nft`, or `ip netns exec NAME nft`.
     pub fn with(command: &[&str]) -> Nft {
-        Nft { command: command.iter().map(|part| (*part).to_owned()).collect() }
+        Nft { command: command.iter().map(|part| (*part).to_owned()).collect(), is_direct: false }
     }
 
     /// Checks a transaction and then does it. The kernel takes all of it or nothing.
@@ -58,12 +61,42 @@ impl Nft {
 
     /// Does a transaction. The kernel takes all of it or nothing.
     pub fn commit(&self, transaction: &Transaction) -> Result<(), Error> {
-        self.feed(transaction, &["-j", "-f", "-"], false)
+        // What the kernel refuses is told by nft, in words. It is refused again, or the cause is gone meanwhile.
+        match self.is_direct.then(|| wire::commit(transaction)).flatten() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) | None => self.feed(transaction, &["-j", "-f", "-"], false),
+        }
+    }
+
+    /// Does a transaction without nft. `None`, and nothing done, where it is not one for that.
+    pub fn commit_directly(transaction: &Transaction) -> Option<std::io::Result<()>> {
+        wire::commit(transaction)
     }
 
     /// Asks nft and the kernel whether they would take it.
     pub fn check(&self, transaction: &Transaction) -> Result<(), Error> {
         self.feed(transaction, &["-c", "-j", "-f", "-"], true)
+    }
+
+    /// Whether our table of a family has this chain.
+    pub(crate) fn has_chain(&self, family: &str, name: &str) -> bool {
+        if self.is_direct
+            && let Some(Ok(is_there)) = wire::has_chain(family, name)
+        {
+            return is_there;
+        }
+        let Ok(listing) = self.ask(&["list", "chains"]) else { return false };
+        let is_it = |entry: &serde_json::Value| {
+            let chain = &entry["chain"];
+            chain["family"] == family && chain["table"] == TABLE && chain["name"] == name
+        };
+        listing["nftables"].as_array().is_some_and(|all| all.iter().any(is_it))
+    }
+
+    /// Whether the kernel surely has none of our rules.
+    pub(crate) fn has_nothing(&self) -> bool {
+        let is_absent = |family| matches!(wire::has_table(family), Some(Ok(false)));
+        self.is_direct && ["inet", "bridge"].into_iter().all(is_absent)
     }
 
     /// What `nft -j` answers.

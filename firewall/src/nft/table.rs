@@ -45,6 +45,8 @@ pub struct Tables {
     pub path: Path,
     /// The number of this set of rules.
     pub generation: u32,
+    /// Whether somebody is asked about processes: only then answers are given, and must be forgotten.
+    pub asks: bool,
     /// The VMs' objects.
     pub vms: BTreeMap<String, VmObjects>,
     /// The ports, by name.
@@ -60,6 +62,9 @@ pub struct PortObjects {
     pub elements: BTreeMap<&'static str, Vec<Element>>,
 }
 
+/// The chains that differ from generation to generation: of a connection that was let pass by it, and of one that is let pass now.
+pub(super) const JUDGED: &str = "judged";
+pub(super) const PASSED: &str = "passed";
 /// Marks of connections begin with these bits: others' marks are not taken for ours.
 const MARK: u32 = 0x4c00_0000;
 
@@ -84,7 +89,8 @@ pub fn tables(host: &Host, path: Path, generation: u32, moment: &Moment) -> Tabl
         }
         ports.insert(name.clone(), port_objects(name, port));
     }
-    Tables { path, generation, vms, ports }
+    let asks = host.ports.values().any(|port| port.policy.asks());
+    Tables { path, generation, asks, vms, ports }
 }
 
 fn port_objects(name: &str, port: &crate::host::Port) -> PortObjects {
@@ -110,6 +116,31 @@ fn port_objects(name: &str, port: &crate::host::Port) -> PortObjects {
         elements.insert("unbound", vec![Element::Key(key())]);
     }
     PortObjects { vm: port.policy.vm.name.clone(), elements }
+}
+
+/// Name, types of the key, whether it maps to verdicts, flags.
+type PortSet = (&'static str, &'static [&'static str], bool, &'static [&'static str]);
+const PORT_SETS: [PortSet; 6] = [
+    ("ports", &["ifname"], false, &[]),
+    ("unbound", &["ifname"], false, &[]),
+    ("bound4", &["ifname", "ipv4_addr"], false, &["interval"]),
+    ("bound6", &["ifname", "ipv6_addr"], false, &["interval"]),
+    ("from", &["ifname"], true, &[]),
+    ("into", &["ifname"], true, &[]),
+];
+
+/// One of the sets that know the ports, empty.
+pub(super) fn port_set(path: Path, name: &str) -> Option<Set> {
+    let (name, kind, is_map, flags) = PORT_SETS.iter().find(|(known, ..)| *known == name)?;
+    Some(Set {
+        family: path.family().to_owned(),
+        table: TABLE.to_owned(),
+        name: (*name).to_owned(),
+        kind: Types::of(kind),
+        map: is_map.then(|| "verdict".to_owned()),
+        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        elem: Vec::new(),
+    })
 }
 
 impl Tables {
@@ -147,31 +178,19 @@ impl Tables {
 
     /// The sets that know the ports.
     pub fn port_sets(&self) -> Vec<Object> {
-        let set = |name: &str, kind: &[&str], map: Option<&str>, flags: &[&str]| Set {
-            family: self.family(),
-            table: TABLE.to_owned(),
-            name: name.to_owned(),
-            kind: Types::of(kind),
-            map: map.map(str::to_owned),
-            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-            elem: Vec::new(),
-        };
-        let mut sets = vec![
-            Object::Set(set("ports", &["ifname"], None, &[])),
-            Object::Set(set("unbound", &["ifname"], None, &[])),
-            Object::Set(set("bound4", &["ifname", "ipv4_addr"], None, &["interval"])),
-            Object::Set(set("bound6", &["ifname", "ipv6_addr"], None, &["interval"])),
-            Object::Map(set("from", &["ifname"], Some("verdict"), &[])),
-            Object::Map(set("into", &["ifname"], Some("verdict"), &[])),
-        ];
-        sets.extend(ask::maps(self.path).into_iter().map(Object::Map));
-        sets
+        let object = |set: Set| if set.map.is_some() { Object::Map(set) } else { Object::Set(set) };
+        PORT_SETS
+            .iter()
+            .filter_map(|(name, ..)| port_set(self.path, name))
+            .chain(ask::maps(self.path))
+            .map(object)
+            .collect()
     }
 
     /// The chains that every packet passes, empty, and their counters.
     pub fn base_chains(&self) -> Vec<Object> {
         let hooks = ["forward", "input", "output"].map(|hook| self.hook(hook));
-        let chains = ["reject", "spoof", "judge", "guard"].map(|name| self.chain(name));
+        let chains = ["reject", "spoof", JUDGED, PASSED, "judge", "guard"].map(|name| self.chain(name));
         let counters = COUNTERS.map(|name| {
             Object::Counter(super::model::Counter {
                 family: self.family(),
@@ -188,6 +207,7 @@ impl Tables {
         for hook in ["forward", "input", "output"] {
             rules.push(self.rule(hook, vec![Statement::jump("guard")]));
         }
+        rules.extend(judge().into_iter().map(|expr| self.rule("judge", expr)));
         rules.extend(guard().into_iter().map(|expr| self.rule("guard", expr)));
         rules.extend(spoof().into_iter().map(|expr| self.rule("spoof", expr)));
         rules.extend(reject(self.path).into_iter().map(|expr| self.rule("reject", expr)));
@@ -195,10 +215,13 @@ impl Tables {
     }
 
     /// The rules that do, and what answers are held by.
-    pub fn judge_rules(&self) -> Vec<Object> {
-        let mut rules: Vec<Object> =
-            judge(self.generation).into_iter().map(|expr| self.rule("judge", expr)).collect();
-        rules.extend(ask::mark_elements(self));
+    pub fn generation_rules(&self) -> Vec<Object> {
+        let mark = || Expr::Number(mark(self.generation).into());
+        let known = vec![Statement::is(Expr::ct("mark", None), mark()), Statement::Accept(())];
+        let key = Expr::ct("mark", None);
+        let passes = vec![Statement::Mangle(Mangle { key, value: mark() }), Statement::Accept(())];
+        let mut rules = vec![self.rule(JUDGED, known), self.rule(PASSED, passes)];
+        rules.extend(self.asks.then(|| ask::mark_elements(self)).into_iter().flatten());
         rules
     }
 }
@@ -291,8 +314,7 @@ fn reject(path: Path) -> Vec<Vec<Statement>> {
 }
 
 /// Was the connection let pass by these rules, and if not, do they?
-fn judge(generation: u32) -> Vec<Vec<Statement>> {
-    let mark = || Expr::Number(mark(generation).into());
+fn judge() -> Vec<Vec<Statement>> {
     let state = |name: &str| Statement::compare("in", Expr::ct("state", None), Expr::text(name));
     let goes = |direction: &str| Statement::is(Expr::ct("direction", None), Expr::text(direction));
     let vmap =
@@ -303,7 +325,7 @@ fn judge(generation: u32) -> Vec<Vec<Statement>> {
     let listeners =
         ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"];
     vec![
-        vec![Statement::is(Expr::ct("mark", None), mark()), Statement::Accept(())],
+        vec![Statement::jump(JUDGED)],
         // Neighbour discovery is IPv6's ARP, and no connection. No router passes these on: the hop limit says so.
         vec![hop_limit(255), is_icmp6(&neighbours), Statement::Accept(())],
         vec![hop_limit(1), is_icmp6(&listeners), Statement::Accept(())],
@@ -321,6 +343,6 @@ fn judge(generation: u32) -> Vec<Vec<Statement>> {
         vec![goes("original"), vmap("oifname", "into")],
         vec![goes("reply"), vmap("oifname", "from")],
         vec![goes("reply"), vmap("iifname", "into")],
-        vec![Statement::Mangle(Mangle { key: Expr::ct("mark", None), value: mark() }), Statement::Accept(())],
+        vec![Statement::goto(PASSED)],
     ]
 }

@@ -63,6 +63,23 @@ pub fn objects(rules: &VmRules, path: Path, holds: bool) -> VmObjects {
 }
 
 impl VmObjects {
+    /// The rules of one of its chains.
+    pub(super) fn rules_of(&self, name: &str) -> Option<&Vec<Vec<Statement>>> {
+        self.chains.iter().find(|(chain, _)| chain == name).map(|(_, rules)| rules)
+    }
+
+    /// One of its sets and maps.
+    pub(super) fn set(&self, name: &str) -> Option<&Set> {
+        self.sets.iter().find(|set| set.name == name)
+    }
+
+    /// Whether it has a set of the same name and another definition.
+    pub(super) fn redefines(&self, other: &Set) -> bool {
+        let is_other =
+            |set: &Set| (&set.kind, &set.map, &set.flags) != (&other.kind, &other.map, &other.flags);
+        self.set(&other.name).is_some_and(is_other)
+    }
+
     /// The counters as objects.
     pub fn counter_objects(&self, path: Path) -> impl Iterator<Item = (&str, Object)> {
         self.counters.iter().map(move |name| {
@@ -84,9 +101,9 @@ impl VmObjects {
         })
     }
 
-    /// The rules as objects.
-    pub fn rule_objects(&self, path: Path) -> impl Iterator<Item = Object> {
-        self.chains.iter().flat_map(move |(chain, rules)| {
+    /// The rules of some chains as objects.
+    pub fn rule_objects(&self, path: Path, is_meant: impl Fn(&str) -> bool) -> impl Iterator<Item = Object> {
+        self.chains.iter().filter(move |(chain, _)| is_meant(chain)).flat_map(move |(chain, rules)| {
             rules.iter().map(move |expr| {
                 Object::Rule(Rule {
                     family: path.family().to_owned(),
@@ -116,7 +133,14 @@ impl Writer<'_> {
             let next = name(index + 1);
             let mut rules = Vec::new();
             for (number, group) in tier.groups.iter().enumerate() {
-                let set = format!("{}.{number}", name(index));
+                // By its first rule, so that a rule before it changes nothing here; by its number where that rule is there twice.
+                let first = group.members.first().map_or("", |member| member.rule.as_str());
+                let is_again =
+                    |group: &Group| group.members.first().is_some_and(|member| member.rule == first);
+                let set = match tier.groups.iter().take(number).any(is_again) {
+                    true => format!("{}.{number}.{first}", name(index)),
+                    false => format!("{}/{first}", name(index)),
+                };
                 self.group(program.direction, group, &set, &next, &mut rules);
             }
             rules.push(vec![Statement::goto(&next)]);

@@ -80,7 +80,7 @@ impl Ruleset {
                 self.chains.get_mut(&chain.name).ok_or("no such chain")?.1.clear();
                 Ok(())
             }
-            Command::Flush(Object::Map(map)) => {
+            Command::Flush(Object::Map(map) | Object::Set(map)) => {
                 self.sets.get_mut(&map.name).ok_or("no such map")?.elem.clear();
                 Ok(())
             }
@@ -101,10 +101,11 @@ impl Ruleset {
                 self.is_whole()?;
             }
             Object::Set(set) | Object::Map(set) => {
-                if self.sets.contains_key(&set.name) {
-                    return Err("the set is there".to_owned());
+                let empty = Set { elem: Vec::new(), ..set.clone() };
+                let there = self.sets.entry(set.name.clone()).or_insert_with(|| empty.clone());
+                if (Set { elem: Vec::new(), ..there.clone() }) != empty {
+                    return Err("another set of that name is there".to_owned());
                 }
-                self.sets.insert(set.name.clone(), Set { elem: Vec::new(), ..set.clone() });
                 self.add_elements(&set.name, &set.elem)?;
             }
             Object::Element(elements) => self.add_elements(&elements.name, &elements.elem)?,

@@ -9,7 +9,7 @@ use lynceus_firewall::nft::Nft;
 use lynceus_firewall::state::{State, Store, Vm};
 use lynceus_firewall::{Moment, lint, tiers};
 use lynceus_policy::bundle::{self, Bundle, Trust, TrustError, TrustedKey};
-use lynceus_policy::{FORMAT, Level, Policy, Timestamp};
+use lynceus_policy::{Level, Policy, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -127,10 +127,6 @@ fn refuse_what_is_not_enforced(policy: &Policy) -> Result<()> {
     Ok(())
 }
 
-fn asks_for_processes(vms: &BTreeMap<String, Vm>) -> bool {
-    vms.values().any(|vm| vm.policy.rules().any(|rule| rule.process.is_some()))
-}
-
 fn refuse_failed_tests(policy: &Policy, state: &State) -> Result<()> {
     let results = super::test::results(policy, &state.moment());
     let failed: Vec<String> = results
@@ -164,7 +160,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
     let vms: BTreeMap<String, Vm> = policy.vms.iter().map(|(name, of)| (name.clone(), vm(of))).collect();
     let mut isolated = old.map(|old| old.isolated.clone()).unwrap_or_default();
     isolated.retain(|name| vms.contains_key(name));
-    let holds = asks_for_processes(&vms) && enforce::holds_packets(nft);
+    let holds = vms.values().any(|vm| vm.policy.asks()) && enforce::holds_packets(nft);
     let ports = firewall::ports(&policy.vms, nft)?;
     for (name, port) in ports.iter().filter(|(_, port)| port.path.is_none()) {
         eprintln!(
@@ -173,24 +169,13 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
         );
         *complete = Outcome::Incomplete;
     }
-    Ok(State {
-        format: FORMAT,
-        generation: 0,
-        at: Timestamp::now(),
-        vms,
-        ports,
-        names,
-        serial: 0,
-        isolated,
-        holds,
-        fingerprints: BTreeMap::new(),
-    })
+    Ok(State { at: Timestamp::now(), vms, ports, names, isolated, holds, ..State::default() })
 }
 
 fn tell(state: &State, done: Done, took: Duration) {
     let how = if done.is_whole { "put there anew" } else { "changed in place" };
     println!(
-        "{} VMs, {} ports, generation {}: {} commands to nft, {how}, in {} ms",
+        "{} VMs, {} ports, generation {}: {} commands, {how}, in {} ms",
         state.vms.len(),
         state.ports.len(),
         state.generation,

@@ -1,0 +1,108 @@
+//! What guarding costs: `cargo bench -p lynceus-firewall --bench guard`. Needs root, nft and ip.
+//!
+//! Prints a line a figure: name, a tab, nanoseconds. A thousand VMs with fifty rules each, in a network namespace with a device for each of
+//! them; packets go from one VM to another, each in a namespace of its own, through the host's rules. The state lies on a real disk.
+
+mod packets;
+mod site;
+
+use lynceus_firewall::enforce;
+use lynceus_firewall::nft::table::{self, Path};
+use lynceus_firewall::nft::{Nft, install, update};
+use lynceus_firewall::state::{State, Store};
+use packets::Ways;
+use site::{Site, policy, state};
+use std::time::{Duration, Instant};
+
+const VMS: usize = 1000;
+const RULES: usize = 50;
+/// How often one VM is changed.
+const CHANGES: usize = 21;
+
+fn main() {
+    let vms = std::env::var("LYNCEUS_BENCH_VMS").ok().and_then(|vms| vms.parse().ok()).unwrap_or(VMS);
+    let started = Instant::now();
+    let old = policy(vms, RULES, false);
+    tell("read and resolve", started.elapsed());
+    let new = policy(vms, RULES, true);
+    let (old, new) = (state(&old), state(&new));
+    compile(&old);
+    let site = Site::new(vms);
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on the disk");
+    site.within(|| {
+        let ways = Ways::new(&site);
+        ways.measure("no rules");
+        for (name, vms, rules) in [("2 VMs, 10 rules", 2, 10), ("2 VMs, 5000 rules", 2, 5000)] {
+            enforce_all(&folder.path().join(name), &state(&policy(vms, rules, false)));
+            ways.measure(name);
+        }
+        let store = folder.path().join("all");
+        enforce::remove(&Nft::default()).expect("nft works");
+        let started = Instant::now();
+        let enforced = enforce_all(&store, &old);
+        tell("apply of all, where no rules are yet", started.elapsed());
+        ways.measure(&format!("{vms} VMs, {RULES} rules"));
+        change(&store, &enforced, &old, &new);
+    });
+}
+
+fn tell(name: &str, took: Duration) {
+    println!("{name}\t{}", took.as_nanos());
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn compile(state: &State) {
+    let host = state.host(Path::Routed);
+    let once = || {
+        let started = Instant::now();
+        let tables = table::tables(&host, Path::Routed, 1, &state.moment());
+        std::hint::black_box(&tables);
+        started.elapsed()
+    };
+    tell("compile of all", median((0..5).map(|_| once()).collect()));
+    let tables = table::tables(&host, Path::Routed, 1, &state.moment());
+    let started = Instant::now();
+    std::hint::black_box((install(&tables), update(&tables, &tables)));
+    tell("commands for all", started.elapsed());
+}
+
+fn enforce_all(folder: &std::path::Path, new: &State) -> State {
+    let store = Store::open(folder).expect("a store");
+    let mut new = new.clone();
+    enforce::enforce(&Nft::default(), &store, None, &mut new).expect("the rules are taken");
+    new
+}
+
+/// One VM's rules change and change back, from the state that is read to the one that is written.
+fn change(folder: &std::path::Path, enforced: &State, old: &State, new: &State) {
+    let (mut whole, mut kernel, mut read, mut written) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut enforced = enforced.clone();
+    for round in 0..CHANGES {
+        let mut wanted = if round % 2 == 0 { new } else { old }.clone();
+        let started = Instant::now();
+        let store = Store::open(folder).expect("a store");
+        let before = store.enforced().expect("a state").expect("a state");
+        read.push(started.elapsed());
+        let begun = Instant::now();
+        let done = enforce::enforce(&Nft::default(), &store, Some(&before), &mut wanted)
+            .expect("the change is taken");
+        whole.push(begun.elapsed());
+        assert!(!done.is_whole, "everything was put there anew");
+        let begun = Instant::now();
+        store.keep(&wanted).expect("it is kept");
+        written.push(begun.elapsed());
+        let begun = Instant::now();
+        std::hint::black_box(enforce::transaction(Some(&enforced), &wanted));
+        kernel.push(begun.elapsed());
+        enforced = wanted;
+    }
+    // The first one is read from disk.
+    tell("apply of one: the old state is read from disk", read.first().copied().unwrap_or_default());
+    tell("apply of one: compile, kernel, state on disk", median(whole));
+    tell("apply of one: of that the difference", median(kernel));
+    tell("apply of one: of that the state on disk", median(written));
+}
