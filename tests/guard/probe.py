@@ -1,7 +1,7 @@
 """Connections from and to a network namespace, for the tests of the firewall.
 
 serve: answers on the TCP and UDP ports given. try: reads probes as JSON from standard input and tells which were answered.
-hold: keeps one TCP connection and says for every line on standard input whether bytes still pass. send: sends a frame of `FRAMES`, by name.
+hold: keeps one TCP connection and says for every line on standard input whether bytes still pass. count: counts the datagrams that come to a port. flood: sends datagrams all the time. send: sends a frame of `FRAMES`, by name.
 collect: takes HTTP posts, and appends what is in them to a file.
 """
 import json, os, select, socket, struct, sys, time
@@ -160,6 +160,46 @@ def receive(port):
         print("sent", flush=True)
 
 
+def count(port):
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    s.bind(("::", port))
+    run(s, lambda: s.recv(2048))
+
+
+def flood(source, target, port):
+    """A thousand a second, and each from another port in turn: every one may be a new connection."""
+    sockets = []
+    for number in range(64):
+        sockets.append(socket.socket(family(target), socket.SOCK_DGRAM))
+        sockets[-1].bind((source, 0))
+        sockets[-1].connect((target, port))
+
+    def send():
+        time.sleep(0.001)
+        sockets.append(sockets.pop(0))
+        try:
+            sockets[-1].send(b"!")
+        except ConnectionRefusedError:
+            sockets[-1].send(b"!")
+
+    run(None, send)
+
+
+def run(waits, step):
+    """Does the step whenever it can, and says how often for every line on standard input."""
+    print("ready", flush=True)
+    done = 0
+    while True:
+        ready, _, _ = select.select([sys.stdin] + ([waits] if waits else []), [], [], None if waits else 0)
+        if sys.stdin in ready:
+            if not sys.stdin.readline():
+                return
+            print(done, flush=True)
+        elif waits in ready or not waits:
+            step()
+            done += 1
+
+
 def mac(text):
     return bytes.fromhex(text.replace(":", ""))
 
@@ -277,6 +317,10 @@ elif sys.argv[1] == "hold":
     hold(sys.argv[2], sys.argv[3], int(sys.argv[4]))
 elif sys.argv[1] == "push":
     receive(int(sys.argv[2]))
+elif sys.argv[1] == "count":
+    count(int(sys.argv[2]))
+elif sys.argv[1] == "flood":
+    flood(sys.argv[2], sys.argv[3], int(sys.argv[4]))
 elif sys.argv[1] == "send":
     send(sys.argv[2], sys.argv[3])
 elif sys.argv[1] == "collect":

@@ -251,6 +251,16 @@ impl World {
         Held::of(self.python(at, &["push", port])?, "ready")
     }
 
+    /// Counts the datagrams that come to a port; asked for, it says how many.
+    pub(crate) fn counter(&self, at: &str, port: &str) -> Result<Held> {
+        Held::of(self.python(at, &["count", port])?, "ready")
+    }
+
+    /// Sends datagrams to a port all the time; asked for, it says how many.
+    pub(crate) fn flood(&self, from: &str, source: &str, target: &str, port: &str) -> Result<Held> {
+        Held::of(self.python(from, &["flood", source, target, port])?, "ready")
+    }
+
     /// Sends a frame of the probe's list out of a namespace's card.
     pub(crate) fn send(&self, from: &str, name: &str) -> Result<()> {
         let output = self.python(from, &["send", "eth0", name])?.wait_with_output()?;
