@@ -6,6 +6,7 @@
 mod alerts;
 mod appliance;
 mod goals;
+mod guard;
 mod measure;
 mod ours;
 mod peers;
@@ -53,6 +54,9 @@ pub(crate) struct Args {
     /// Only measure the appliance with a hundred VMs and print its section of the report
     #[arg(long)]
     appliance: bool,
+    /// Only measure guarding and print its section of the report; needs root
+    #[arg(long)]
+    guard: bool,
     /// Only run the Xen lab and print its figures
     #[arg(long, hide = true)]
     xen: bool,
@@ -66,6 +70,7 @@ pub(crate) struct Figures {
     scans: scan::Scans,
     alerts: alerts::Alerts,
     appliance: appliance::Load,
+    guard: guard::Guarding,
     /// What the service domain of the Xen lab printed.
     xen: Result<BTreeMap<String, f64>, String>,
     volatility: String,
@@ -116,6 +121,10 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     }
     if args.appliance {
         print!("{}", appliance::markdown(&appliance::measure()));
+        return Ok(());
+    }
+    if args.guard {
+        print!("{}", guard::markdown(&guard::measure()));
         return Ok(());
     }
     if args.xen {
@@ -184,6 +193,7 @@ fn measure_all(args: &Args) -> Result<Figures> {
         scans: scan::measure(&images::frozen(&frozen(KERNELS[1], MEMORY_MIB))?.ram),
         alerts: alerts::measure(),
         appliance: appliance::measure(),
+        guard: guard::measure(),
         xen: xen(),
         volatility: peers.volatility_version(),
         load_before: load_before.split_whitespace().next().unwrap_or("unknown").to_owned(),

@@ -68,6 +68,7 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     out.push_str(&super::scan::markdown(&figures.scans));
     out.push_str(&super::alerts::markdown(&figures.alerts));
     out.push_str(&super::appliance::markdown(&figures.appliance));
+    out.push_str(&super::guard::markdown(&figures.guard));
     out.push_str(&xen(figures));
     out.push_str(METHOD);
     out

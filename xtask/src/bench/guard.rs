@@ -1,0 +1,79 @@
+//! Guarding: how long a change takes among a thousand VMs, and what rules cost a packet.
+
+use super::goals::{Goal, Limit, figure};
+use super::report::{cell, short, verdict};
+use super::{measure, peers};
+use crate::shell::cargo;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Nanoseconds by their names.
+pub(crate) type Guarding = Result<BTreeMap<String, f64>, String>;
+
+/// What the benchmark of the firewall prints. It needs root.
+pub(crate) fn measure() -> Guarding {
+    println!("guarding");
+    let bench = ["bench", "--quiet", "--package", "lynceus-firewall", "--bench", "guard"];
+    let (text, _) = measure::output(&mut cargo(&bench))
+        .map_err(|why| format!("cargo bench of lynceus-firewall: {why}"))?;
+    Ok(peers::figures(&String::from_utf8_lossy(&text)))
+}
+
+fn goals(guarding: &Guarding) -> Vec<Goal> {
+    let get = |name: &str| figure(guarding.as_ref().map_err(Clone::clone)?, name);
+    let ms = |name: &str| get(name).map(|ns| ns / 1e6);
+    let over = |way: &str, one: &str, other: &str| {
+        Ok(get(&format!("round trip, {way} connection: {one}"))?
+            / get(&format!("round trip, {way} connection: {other}"))?)
+    };
+    let goal = |what, limit, value| Goal { what, limit, values: vec![value] };
+    let (few, many, all) = ("2 VMs, 10 rules", "2 VMs, 5000 rules", "1000 VMs, 50 rules");
+    let flat = Limit::AtMost(1.1, "times");
+    vec![
+        goal("compile 1,000 VMs with 50 rules each", Limit::AtMost(1000.0, "ms"), ms("compile of all")),
+        goal("apply of one VM's change among them", Limit::AtMost(50.0, "ms"), ms(CHANGE)),
+        goal("a packet of a known connection, 5,000 rules against 10", flat, over("known", many, few)),
+        goal("the same of a new one", flat, over("new", many, few)),
+        goal("a packet of a known connection, 1,000 VMs against 2", flat, over("known", all, few)),
+        goal("the same of a new one", flat, over("new", all, few)),
+    ]
+}
+
+const CHANGE: &str = "apply of one: compile, kernel, state on disk";
+
+/// The section of the report.
+pub(crate) fn markdown(guarding: &Guarding) -> String {
+    let mut out = String::from("\n## Guard\n\n| goal | wanted | | |\n|---|---|---|---|\n");
+    for goal in goals(guarding) {
+        let (wanted, unit) = match goal.limit {
+            Limit::AtMost(most, unit) => (format!("≤ {most} {unit}"), unit),
+            Limit::Times(least) => (format!("≥ {least} ×"), "×"),
+        };
+        let value = match goal.values.first() {
+            Some(Ok(value)) => format!("{} {unit}", short(*value)),
+            Some(Err(why)) => cell(why),
+            None => String::new(),
+        };
+        let _ = writeln!(out, "| {} | {wanted} | {value} | {} |", goal.what, verdict(&goal));
+    }
+    out.push_str("\n| | |\n|---|---|\n");
+    for (name, value) in guarding.iter().flatten() {
+        let unit = match value {
+            ns if *ns >= 1e9 => format!("{} s", short(ns / 1e9)),
+            ns if *ns >= 1e6 => format!("{} ms", short(ns / 1e6)),
+            ns => format!("{} µs", short(ns / 1e3)),
+        };
+        let _ = writeln!(out, "| {name} | {unit} |");
+    }
+    out.push_str(METHOD);
+    out
+}
+
+const METHOD: &str = "
+A thousand VMs with fifty rules each, all of them different; a network namespace with a device for every VM, each with its chain against spoofing; the
+state on the disk that the target folder is on. *Apply of one*: one rule of one VM is another, there and back, 21 times, the median: the difference, the
+kernel's transaction, and the new state, synced; by a process that has read the old state already, as the appliance has. `lynceus policy apply` reads the policy's
+files and the old state before that, which are the two other figures. *Round trip*: a datagram from one VM to another through the host, and its
+answer, the medians of five rounds: 20,000 of one connection, 2,000 of connections that are new, which rules judge in both
+VMs, the one that lets it in last of all.
+";
