@@ -59,6 +59,16 @@ pub(crate) fn untrusted(sink: &str, reason: &str) -> Alert {
     health(&format!("sink {sink}"), "delivery", "refused", Severity::High, summary)
 }
 
+/// The spool was full, and did not wait for a sink.
+pub(crate) fn missed(sink: &str, count: u64) -> Alert {
+    let summary = format!(
+        "the spool is full: up to {count} alerts were left out for the sink {sink}; others have them"
+    );
+    let mut alert = health(&format!("sink {sink}"), "delivery", "missed", Severity::High, summary);
+    alert.count = count.max(1);
+    alert
+}
+
 /// A sink takes alerts again.
 pub(crate) fn back(sink: &str) -> Alert {
     let summary = format!("alerts reach the sink {sink} again");

@@ -162,6 +162,8 @@ impl Pipeline {
         self.inner.spool.wake();
         let names: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
         self.inner.spool.keep_sinks(&names)?;
+        let expendable = config.sinks.iter().filter(|sink| !sink.required);
+        self.inner.spool.expend(&expendable.map(|sink| sink.name.as_str()).collect::<Vec<_>>());
         for sink in &config.sinks {
             if !workers.iter().any(|worker| worker.config == *sink) {
                 workers.push(Worker::start(&self.inner, sink.clone()).map_err(PipelineError::Thread)?);
@@ -257,6 +259,12 @@ impl Inner {
             refusals.tell_at = 0;
         }
     }
+    /// Tells what sinks missed that a full spool does not wait for.
+    fn tell_missed(&self) {
+        for (sink, count) in self.spool.take_missed() {
+            self.tell(health::missed(&sink, count));
+        }
+    }
     /// An alert of the pipeline's own. Where it cannot be written it is counted with those that could not be kept.
     pub(crate) fn tell(&self, alert: Alert) {
         if self.write_own(alert).is_err() {
@@ -291,6 +299,7 @@ impl Inner {
             // It is tried again: a disk may have been too full even for the end of a file's life.
             self.spool.tidy().ok();
             self.recovered();
+            self.tell_missed();
             closing = lock(&self.closing);
             if !*closing {
                 closing = self.closed.wait_timeout(closing, TICK).unwrap_or_else(PoisonError::into_inner).0;

@@ -88,6 +88,9 @@ pub struct SinkConfig {
     /// After so many seconds without success an alert says so.
     #[serde(default = "default_down_after")]
     pub down_after_s: u64,
+    /// Whether alerts are refused rather than lost to this sink when the spool is full.
+    #[serde(default = "default_required")]
+    pub required: bool,
     /// A file is put aside when it is as large as this.
     #[serde(default = "default_rotate_bytes")]
     pub rotate_bytes: u64,
@@ -110,6 +113,7 @@ impl SinkConfig {
             index: None,
             min_severity: default_severity(),
             down_after_s: default_down_after(),
+            required: default_required(),
             rotate_bytes: default_rotate_bytes(),
             keep_files: default_keep_files(),
         }
@@ -175,6 +179,10 @@ pub struct TlsConfig {
 fn default_severity() -> Severity {
     Severity::Low
 }
+fn default_required() -> bool {
+    true
+}
+
 fn default_down_after() -> u64 {
     60
 }

@@ -44,7 +44,7 @@ impl Shared {
         let mut queue = lock(&self.queue);
         let used = self.used_bytes() + queue.pending.bytes.len() as u64;
         let limit = if reserved { self.limit_bytes } else { self.limit_bytes - self.reserve_bytes };
-        if used + needed > limit {
+        if used + needed > limit && !self.make_room(queue.pending.bytes.len() as u64 + needed, limit) {
             return Err(SpoolError::Full { limit_bytes: self.limit_bytes });
         }
         if queue.pending.records == 0 {

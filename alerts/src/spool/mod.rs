@@ -3,10 +3,12 @@
 //! *Does*: appends records to segment files, syncs them before anybody sees them, and keeps each until every sink has acknowledged it.
 //! *Trusts*: a record's checksum, and that the disk keeps what it said it has. After a crash the torn end is cut off and told;
 //! damage in the middle is skipped up to the next whole record and told.
-//! *Never*: drops a record that a sink still waits for. When it is full, new ones are refused.
+//! *Never*: drops a record that a sink still waits for, but for sinks that the admin gave up for that case, and tells. When it is full, new
+//! ones are refused.
 
 mod commit;
 mod cursor;
+mod expendable;
 mod reader;
 pub(crate) mod record;
 mod segments;
@@ -19,6 +21,7 @@ pub use reader::{Piece, Reader, Wait};
 pub use record::fuzz;
 
 use commit::{Queue, lock};
+use expendable::Expendable;
 use segments::{Segments, Writer};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -108,6 +111,7 @@ struct Shared {
     tail: Mutex<Tail>,
     grown: Condvar,
     cursors: Mutex<BTreeMap<String, u64>>,
+    expendable: Mutex<Expendable>,
     /// Held as long as the spool is open.
     _lock: File,
 }
@@ -163,6 +167,7 @@ impl Spool {
             writer: Mutex::new(writer),
             grown: Condvar::new(),
             cursors: Mutex::new(cursors),
+            expendable: Mutex::default(),
             _lock: lock,
         };
         Ok((Spool(Arc::new(shared)), torn))

@@ -98,6 +98,32 @@ fn a_full_spool_refuses_and_still_says_so_and_takes_again() {
     spool.append(&[vec![b'x'; 4000]]).unwrap();
 }
 
+#[test]
+fn a_full_spool_waits_for_no_sink_that_it_was_told_not_to_wait_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, _) = open(folder.path());
+    spool.keep_sinks(&["dead", "lives"]).unwrap();
+    spool.expend(&["dead"]);
+    let mut raised = 0;
+    for _ in 0..1000 {
+        spool.append(&[vec![b'x'; 4000]]).unwrap();
+        raised += 1;
+        spool.acknowledge("lives", spool.usage().last).unwrap();
+    }
+    assert!(spool.usage().bytes <= MIN_SPOOL_BYTES);
+    let missed = spool.take_missed();
+    let left = texts(&spool, "dead").len() as u64;
+    assert_eq!(missed.get("dead"), Some(&(raised - left)), "{missed:?}, {left} left");
+    assert!(left > 100 && missed.len() == 1 && spool.take_missed().is_empty());
+    // What nobody has stays.
+    spool.expend(&["dead", "lives"]);
+    let mut kept = 0;
+    while spool.append(&[vec![b'x'; 4000]]).is_ok() {
+        kept += 1;
+    }
+    assert_eq!((texts(&spool, "lives").len(), spool.usage().bytes <= MIN_SPOOL_BYTES), (kept, true));
+}
+
 /// A bug that was: one write made the last segment as large as the spool may be, and the last one is not removed.
 #[test]
 fn a_spool_that_is_full_of_one_segment_that_everybody_has_takes_again() {
