@@ -4,8 +4,8 @@ mod guard;
 mod selftest;
 
 pub(crate) use guard::{
-    ApplyArgs, ExplainArgs, FirewallCommand, FlowsArgs, FolderArgs, IsolateArgs, OwnersArgs, PlanArgs,
-    PolicyCommand, StateArgs,
+    ApplyArgs, ExplainArgs, FirewallCommand, FirewallTopArgs, FlowsArgs, FolderArgs, IsolateArgs, OwnersArgs,
+    PlanArgs, PolicyCommand, StateArgs,
 };
 
 pub(crate) use selftest::{SandboxArgs, SelftestCommand};

@@ -9,6 +9,7 @@ mod attach;
 mod cli;
 mod commands;
 mod daemon;
+mod ipfix;
 mod nflog;
 mod output;
 mod process_rules;

@@ -13,6 +13,7 @@ pub mod enforce;
 pub mod evaluate;
 pub mod flows;
 pub mod host;
+pub mod ipfix;
 pub mod ir;
 pub mod lint;
 mod netlink;

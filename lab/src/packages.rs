@@ -20,6 +20,7 @@ pub const ALL: &[Package] = &[
     Package { name: "makedumpfile", program: "/usr/bin/makedumpfile" },
     Package { name: "debian-archive-keyring", program: "/usr/share/keyrings/debian-archive-keyring.gpg" },
     Package { name: "python3-venv", program: "/usr/lib/python3.11/ensurepip/__init__.py" },
+    Package { name: "nfdump", program: "/usr/bin/nfcapd" },
     Package { name: "nftables", program: "/usr/sbin/nft" },
     Package { name: "iproute2", program: "/usr/sbin/ip" },
     Package { name: "python3-minimal", program: "/usr/bin/python3" },

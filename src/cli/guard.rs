@@ -105,9 +105,21 @@ pub(crate) struct ApplyArgs {
 
 #[derive(Args)]
 pub(crate) struct FlowsArgs {
+    /// Send them to this collector too, as IPFIX over UDP
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) ipfix: Option<String>,
     /// End after so many
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct FirewallTopArgs {
+    /// How long an interval is
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub(crate) every: humantime::Duration,
     #[command(flatten)]
     pub(crate) state: StateArgs,
 }
@@ -136,6 +148,10 @@ pub(crate) enum FirewallCommand {
     Status(StateArgs),
     /// Show how often each rule matched
     Rules(StateArgs),
+    /// Show who sends how much, who is denied and which rules decide, by the second; q ends
+    ///
+    /// Into a pipe, and with --json, the figures of one interval.
+    Top(FirewallTopArgs),
     /// Tell what rules with `log = true`, audited policies and spoofed frames tell of, while it happens
     ///
     /// With --json what `lynceus policy plan --flows` reads. One listener at a time; of a rule no more than fifty a second.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where the kernel lists interfaces.
-const DEVICES: &str = "/sys/class/net";
+pub(super) const DEVICES: &str = "/sys/class/net";
 
 /// Does what the command says.
 pub(super) fn run(output: Output, command: FirewallCommand) -> Result<Outcome> {
@@ -23,6 +23,7 @@ pub(super) fn run(output: Output, command: FirewallCommand) -> Result<Outcome> {
         FirewallCommand::Status(state) => status(output, &state),
         FirewallCommand::Rules(state) => rules(output, &state),
         FirewallCommand::Flows(args) => super::flows::run(output, &args),
+        FirewallCommand::Top(args) => super::firewall_top::run(output, &args),
         FirewallCommand::Owners(args) => super::owners::run(output, &args),
         FirewallCommand::Run(state) => super::enforcer::run(output, &state),
         FirewallCommand::Restore(state) => restore(&state),

@@ -4,6 +4,7 @@
 //! `lynceus policy plan --flows` reads.
 
 use crate::cli::FlowsArgs;
+use crate::ipfix::Collector;
 use crate::nflog::Listener;
 use crate::output::{Outcome, Output, escape};
 use anyhow::Result;
@@ -24,12 +25,13 @@ pub(crate) struct FlowRow {
     #[serde(flatten)]
     pub(crate) event: FlowEvent,
     /// The VM's port.
-    port: String,
+    pub(crate) port: String,
 }
 
 /// Prints flows until it is ended, or until so many were printed.
 pub(super) fn run(output: Output, args: &FlowsArgs) -> Result<Outcome> {
     let listener = Listener::of(LOG_GROUP, false)?;
+    let mut collector = args.ipfix.as_deref().map(Collector::named).transpose()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let Some(flows) = listener.next()? else {
@@ -37,9 +39,14 @@ pub(super) fn run(output: Output, args: &FlowsArgs) -> Result<Outcome> {
             continue;
         };
         let mut ports = Ports::new(&args.state.state);
-        for event in flows.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+        let wanted = flows.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX));
+        let rows: Vec<FlowRow> = wanted.map(|event| ports.row(event)).collect();
+        if let Some(collector) = &mut collector {
+            collector.send(&rows.iter().map(|row| (&row.event, &*row.port)).collect::<Vec<_>>());
+        }
+        for row in rows {
             left -= 1;
-            tell(output, ports.row(event))?;
+            tell(output, row)?;
         }
     }
     Ok(Outcome::Clean)

@@ -4,14 +4,14 @@
 //! *Never*: prints what a guest wrote without escaping it.
 
 use super::appliance;
+use super::screen::{Screen, table};
 use crate::cli::SocketArgs;
 use crate::daemon::{self, Answer, FoundRow, Process, Request, Status};
-use crate::output::{Outcome, Output, Row, Table, escape};
+use crate::output::{Outcome, Output, escape};
 use anyhow::{Result, bail};
 use crossterm::event::{self, Event, KeyCode, KeyEventKind};
-use crossterm::{cursor, execute, queue, terminal};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// How often the appliance is asked.
@@ -23,13 +23,13 @@ pub(super) fn run(output: Output, args: &SocketArgs) -> Result<Outcome> {
         // Once, for who pipes it.
         return appliance::status(output, args);
     }
-    let _screen = Screen::enter()?;
+    let screen = Screen::enter()?;
     let mut view = View::default();
     loop {
         view.ask(&args.socket)?;
         let until = Instant::now() + EVERY;
         loop {
-            view.draw()?;
+            view.draw(&screen)?;
             let wait = until.saturating_duration_since(Instant::now());
             if !event::poll(wait)? {
                 break;
@@ -44,24 +44,6 @@ pub(super) fn run(output: Output, args: &SocketArgs) -> Result<Outcome> {
                 break;
             }
         }
-    }
-}
-
-/// The terminal, as it is while this runs; put back however it ends.
-struct Screen;
-
-impl Screen {
-    fn enter() -> Result<Screen> {
-        terminal::enable_raw_mode()?;
-        execute!(std::io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
-        Ok(Screen)
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        let _ = execute!(std::io::stdout(), cursor::Show, terminal::LeaveAlternateScreen);
-        let _ = terminal::disable_raw_mode();
     }
 }
 
@@ -116,31 +98,13 @@ impl View {
         false
     }
 
-    fn draw(&mut self) -> Result<()> {
-        let (width, height) = terminal::size()?;
-        let (width, last_row) = (usize::from(width), height.saturating_sub(1));
+    fn draw(&mut self, screen: &Screen) -> Result<()> {
         let lines = self.lines()?;
-        let body = usize::from(last_row);
-        let skip =
-            if self.opened.is_some() { self.scrolled.min(lines.len().saturating_sub(body)) } else { 0 };
-        self.scrolled = skip.max(usize::from(self.opened.is_none()) * self.scrolled);
-        let mut out = std::io::stdout().lock();
-        queue!(out, cursor::MoveTo(0, 0))?;
-        for row in 0..last_row {
-            let line = lines.get(skip + usize::from(row)).map_or("", String::as_str);
-            let shown: String = line.chars().take(width).collect();
-            queue!(out, cursor::MoveTo(0, row))?;
-            write!(out, "{shown}")?;
-            queue!(out, terminal::Clear(terminal::ClearType::UntilNewLine))?;
+        match self.opened {
+            Some(_) => self.scrolled = screen.draw(&lines, self.scrolled, "↑↓ scroll   Esc back   q end")?,
+            None => drop(screen.draw(&lines, 0, "↑↓ choose   Enter processes   q end")?),
         }
-        let keys = match self.opened {
-            Some(_) => "↑↓ scroll   Esc back   q end",
-            None => "↑↓ choose   Enter processes   q end",
-        };
-        queue!(out, cursor::MoveTo(0, last_row))?;
-        write!(out, "{}", keys.chars().take(width).collect::<String>())?;
-        queue!(out, terminal::Clear(terminal::ClearType::UntilNewLine))?;
-        Ok(out.flush()?)
+        Ok(())
     }
 
     fn lines(&self) -> Result<Vec<String>> {
@@ -179,14 +143,6 @@ impl View {
         lines.extend(table(&self.findings)?);
         Ok(lines)
     }
-}
-
-fn table<R: Row>(rows: &[R]) -> Result<Vec<String>> {
-    let mut table = Table::new(R::COLUMNS);
-    rows.iter().for_each(|row| table.push(row.cells()));
-    let mut text = Vec::new();
-    table.write(&mut text, false)?;
-    Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
 }
 
 /// The processes, each below its parent. What a parent says is the guest's word: one that is its own ancestor is shown all the same.

@@ -202,11 +202,13 @@ impl Respond {
 pub(crate) struct Guard {
     /// What the rules log and did not let pass is an alert. The kernel tells one listener: `lynceus firewall flows` has nothing to read then.
     pub(crate) flow_alerts: bool,
+    /// The collector that gets every flow that the rules tell of, as IPFIX over UDP: an address with a port.
+    pub(crate) ipfix: Option<SocketAddr>,
 }
 
 impl Default for Guard {
     fn default() -> Guard {
-        Guard { flow_alerts: true }
+        Guard { flow_alerts: true, ipfix: None }
     }
 }
 

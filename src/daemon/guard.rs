@@ -6,8 +6,9 @@
 use super::config::Config;
 use super::{Event, tell};
 use crate::cli::StateArgs;
-use crate::commands::flows::Ports;
+use crate::commands::flows::{FlowRow, Ports};
 use crate::commands::{enforcer, policy};
+use crate::ipfix::Collector;
 use crate::nflog::Listener;
 use crate::process_rules::{self, News};
 use anyhow::{Context, Result, bail};
@@ -17,8 +18,8 @@ use lynceus_firewall::state::{State, Store};
 use lynceus_policy::Look;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// After the enforcer failed, it is started again.
@@ -79,21 +80,27 @@ pub(super) fn start(config: &Config, events: SyncSender<Event>) -> Result<bool> 
 
 /// What is not as the policy wants it: those who ask about processes tell of it, and the flow log.
 fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
-    let (state, hears, wants_flows) = (config.firewall_state(), events.clone(), config.guard.flow_alerts);
+    let (state, hears, wants_alerts) = (config.firewall_state(), events.clone(), config.guard.flow_alerts);
+    let collector = config.guard.ipfix.map(Collector::at).transpose()?.map(|it| Arc::new(Mutex::new(it)));
+    let (of_processes, folder) = (collector.clone(), state.clone());
     let tell = move |news| match news {
-        News::Flow(flow) if wants_flows => pass_on(&flow, &hears),
-        News::Flow(_) => {}
+        News::Flow(flow) => {
+            if wants_alerts {
+                pass_on(&flow, &hears);
+            }
+            export(of_processes.as_deref(), &[Ports::new(&folder).row(*flow)]);
+        }
         News::Guest { vm, text } => {
             let _ = hears.send(Event::Guard(told("processes", Some(vm), text)));
         }
     };
     process_rules::start(state.clone(), Arc::new(tell));
-    if !wants_flows {
+    if !wants_alerts && collector.is_none() {
         return Ok(());
     }
     let work = move || {
         loop {
-            if let Err(error) = log(&state, &events) {
+            if let Err(error) = log(&state, &events, wants_alerts, collector.as_deref()) {
                 let text = format!("what the rules log cannot be read: {error:#}");
                 if events.send(Event::Guard(told("flows", None, text))).is_err() {
                     return;
@@ -109,14 +116,29 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
         .context("no thread for the flow log")
 }
 
+/// Sends flows to the collector, if there is one.
+fn export(collector: Option<&Mutex<Collector>>, rows: &[FlowRow]) {
+    if let Some(collector) = collector {
+        let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
+        collector.send(&rows.iter().map(|row| (&row.event, &*row.port)).collect::<Vec<_>>());
+    }
+}
+
 /// Passes on what the rules log.
-fn log(state: &Path, events: &SyncSender<Event>) -> Result<()> {
+fn log(
+    state: &Path,
+    events: &SyncSender<Event>,
+    wants_alerts: bool,
+    collector: Option<&Mutex<Collector>>,
+) -> Result<()> {
     let listener = Listener::of(LOG_GROUP, false)?;
     events.send(Event::Guard(told("hears", None, "the flow log".to_owned())))?;
     loop {
         let Some(flows) = listener.next()? else { bail!("more flows than could be read: some are lost") };
         let mut ports = Ports::new(state);
-        flows.into_iter().for_each(|flow| pass_on(&ports.row(flow).event, events));
+        let rows: Vec<FlowRow> = flows.into_iter().map(|flow| ports.row(flow)).collect();
+        export(collector, &rows);
+        rows.iter().filter(|_| wants_alerts).for_each(|row| pass_on(&row.event, events));
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::world::{Probe, World};
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 const POLICY: &str = "[policy.web]\nselect='all()'\ndefault={in='deny',out='allow'}\n\
     [[policy.web.rule]]\nname='known'\naction='allow'\ndirection='in'\npeer={addresses=['10.0.1.0/24']}\nservices=['tcp/1000']\nlog=true\n\
@@ -13,20 +13,24 @@ const POLICY: &str = "[policy.web]\nselect='all()'\ndefault={in='deny',out='allo
 fn packets_that_rules_tell_of_are_flows() -> Result<()> {
     let world = World::new()?;
     world.apply(POLICY)?;
+    let collector = Collector::start(&world)?;
+    let to = format!("127.0.0.1:{}", collector.port);
     let mut child = world
-        .command(&["--json", "firewall", "flows", "--count", "3"])
+        .command(&["--json", "firewall", "flows", "--count", "3", "--ipfix", &to])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    // It listens when a second listener is refused.
     for tries in 0.. {
-        let second = world.command(&["firewall", "flows", "--count", "0"]).output()?;
-        if String::from_utf8_lossy(&second.stderr).contains("another program reads the flow log") {
+        let groups = world.host("cat /proc/net/netfilter/nfnetlink_log")?;
+        if groups.lines().any(|line| line.split_whitespace().next() == Some("76")) {
             break;
         }
-        ensure!(tries < 200, "nobody listens: {}", String::from_utf8_lossy(&second.stderr));
+        ensure!(tries < 500 && child.try_wait()?.is_none(), "nobody listens");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    let second = world.command(&["firewall", "flows", "--count", "0"]).output()?;
+    let said = String::from_utf8_lossy(&second.stderr);
+    ensure!(said.contains("another program reads the flow log"), "{said}");
     let probe = |port| Probe { proto: "tcp", source: "10.0.1.2", target: "10.0.2.2", port };
     ensure!(world.probe(probe(1000))? == "open");
     ensure!(world.probe(probe(1001))? == "timeout");
@@ -46,6 +50,19 @@ fn packets_that_rules_tell_of_are_flows() -> Result<()> {
     ensure!(has("deny", "source", "10.0.1.2") && has("deny", "destination", "10.0.2.2"), "{flows:#?}");
     ensure!(has("spoofed", "rule", "arp") && has("spoofed", "port", "vif1.0"), "{flows:#?}");
 
+    // A real collector has those with addresses.
+    let collected = collector.end(&world)?;
+    let is_there = |port: u16| {
+        let mut all = collected.iter();
+        all.any(|flow| {
+            let ends = (flow["src4_addr"].as_str(), flow["dst4_addr"].as_str());
+            ends == (Some("10.0.1.2"), Some("10.0.2.2"))
+                && (flow["proto"].as_u64(), flow["dst_port"].as_u64()) == (Some(6), Some(port.into()))
+                && (flow["in_packets"].as_u64(), flow["in_bytes"].as_u64()) == (Some(1), Some(60))
+        })
+    };
+    ensure!(is_there(1000) && is_there(1001) && collected.len() >= 2, "{collected:#?}");
+
     // What was seen is judged again by a policy that forbids it.
     let recorded = world.folder.path().join("flows.jsonl");
     let lines: Vec<String> =
@@ -55,4 +72,103 @@ fn packets_that_rules_tell_of_are_flows() -> Result<()> {
     let told = world.expect(&["policy", "plan", "--flows", &recorded.display().to_string()], 1)?;
     ensure!(told.contains("2 recorded flows, 1 would newly be dropped"), "{told}");
     Ok(())
+}
+
+#[test]
+fn packets_by_the_second_are_shown_by_vm_and_by_rule() -> Result<()> {
+    let world = World::new()?;
+    world.apply(POLICY)?;
+    let mut top =
+        world.command(&["--json", "firewall", "top", "--every", "3s"]).stdout(Stdio::piped()).spawn()?;
+    let probe = |port| Probe { proto: "tcp", source: "10.0.1.2", target: "10.0.2.2", port };
+    // As long as it looks, and once before and behind.
+    while top.try_wait()?.is_none() {
+        ensure!(world.probe(probe(1000))? == "open");
+        ensure!(world.probe(probe(1001))? == "timeout");
+    }
+    let rows: Vec<serde_json::Value> = BufReader::new(top.stdout.take().context("no output")?)
+        .lines()
+        .map(|line| Ok(serde_json::from_str(&line?)?))
+        .collect::<Result<_>>()?;
+    let of = |vm: &str, key: &str| {
+        let row = rows.iter().find(|row| row["vm"] == vm && row[key].is_number());
+        row.and_then(|row| row[key].as_f64()).unwrap_or(-1.0)
+    };
+    ensure!(of("a", "out_packets") > 0.0 && of("b", "in_bytes") > 0.0, "{rows:#?}");
+    ensure!(of("b", "denied") > 0.0 && of("a", "denied") == 0.0, "{rows:#?}");
+    let rule = |name: &str| rows.iter().find(|row| row["rule"] == name && row["vm"] == "b");
+    let knock = rule("in web/knock").with_context(|| format!("{rows:#?}"))?;
+    ensure!(knock["denies"] == true && knock["hits"].as_f64() > Some(0.0), "{rows:#?}");
+    ensure!(rule("in web/known").is_some_and(|row| row["denies"] == false), "{rows:#?}");
+    let table = world.expect(&["firewall", "top", "--every", "10ms"], 0)?;
+    ensure!(table.contains("DENIED/s") && table.contains("HITS/s"), "{table}");
+    Ok(())
+}
+
+/// nfcapd, which writes what it is sent to a folder.
+struct Collector {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Collector {
+    fn start(world: &World) -> Result<Collector> {
+        let (folder, port) = (tempfile::tempdir()?, 4739);
+        let child = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &world.ns("h"),
+                "nfcapd",
+                "-b",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+                "-w",
+            ])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("apt-get install nfdump, or run `cargo xtask test`")?;
+        // It listens when the kernel says so: port 4739, in hexadecimal.
+        for tries in 0.. {
+            if world.host("cat /proc/net/udp")?.contains(&format!(":{port:04X} ")) {
+                break;
+            }
+            ensure!(tries < 500, "nfcapd does not listen");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Ok(Collector { child, port, folder })
+    }
+
+    /// Ends it, and what it got.
+    fn end(mut self, world: &World) -> Result<Vec<serde_json::Value>> {
+        // It ends without reading what waits for it.
+        for tries in 0.. {
+            let sockets = world.host("cat /proc/net/udp")?;
+            let own = sockets.lines().find(|line| line.contains(&format!(":{:04X} ", self.port)));
+            if own.context("nfcapd has ended")?.split_whitespace().any(|word| word == "00000000:00000000") {
+                break;
+            }
+            ensure!(tries < 500, "nfcapd does not read");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        ensure!(status.success() && self.child.wait()?.code().is_some(), "nfcapd does not end");
+        let read =
+            Command::new("nfdump").arg("-R").arg(self.folder.path()).args(["-o", "json", "-q"]).output()?;
+        // Without the summary, nfdump writes objects with commas between them, and no list around them.
+        let text = format!("[{}]", String::from_utf8_lossy(&read.stdout));
+        serde_json::from_str(&text)
+            .with_context(|| format!("{text}{}", String::from_utf8_lossy(&read.stderr)))
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -302,7 +302,7 @@ fn under_kills(goes_on: impl Fn(usize, usize) -> bool) -> Result<(usize, usize)>
     while settled(&mut counter)? == 0 {}
     world.apply(&without("tcp/1000"))?;
     // What comes by this port from here on was let pass by no version.
-    let before = settled(&mut counter)?;
+    let (before, sent_before) = (settled(&mut counter)?, flood.ask("?")?.parse::<u64>()?);
     let mut allowed = world.hold("a", A[0], OUTSIDE[0], "1001")?;
     let started = Instant::now();
     let (mut applied, mut killed) = (0, 0);
@@ -334,7 +334,8 @@ fn under_kills(goes_on: impl Fn(usize, usize) -> bool) -> Result<(usize, usize)>
             killed += 1;
         }
     }
-    let (sent, came) = (flood.ask("?")?, settled(&mut counter)? - before);
+    let sent = flood.ask("?")?.parse::<u64>()? - sent_before;
+    let came = settled(&mut counter)? - before;
     println!(
         "{applied} applies ended, {killed} were killed, in {} s; of {sent} forbidden packets {came} passed",
         started.elapsed().as_secs()
