@@ -33,6 +33,7 @@ pub(crate) use status::{FoundRow, ResponseRow, Status, VmRow};
 pub(crate) use worker::run as run_worker;
 
 use crate::commands::enforcer;
+use crate::sandbox;
 use anyhow::{Context, Result};
 use config::{Log, LogFormat, LogLevel};
 use lynceus_alerts::{Alert, Pipeline};
@@ -45,6 +46,9 @@ use supervisor::Supervisor;
 
 /// Events that wait; who sends more waits as well.
 const MAX_EVENTS: usize = 4096;
+
+/// Heaps of the supervisor's threads: there are hundreds that wait, and few that work.
+const HEAPS: u32 = 2;
 
 /// What happens.
 enum Event {
@@ -74,6 +78,7 @@ enum Event {
 
 /// Runs until it is told to end.
 pub(crate) fn run(path: &Path) -> Result<()> {
+    sandbox::small_heap(HEAPS);
     let config = Config::load(path)?;
     log_as(&config.log)?;
     std::fs::create_dir_all(&config.state).with_context(|| config.state.display().to_string())?;

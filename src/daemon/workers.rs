@@ -13,6 +13,7 @@ use super::watched::{Busy, Watched};
 use super::{Event, Process, tell, worker};
 use crate::attach;
 use crate::output::escape;
+use crate::sandbox;
 use lynceus_policy::Look;
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::DETECTORS;
@@ -169,6 +170,7 @@ impl Supervisor {
         if let Err(error) = kept {
             tracing::warn!(vm = vm.seen.name, "what was learned of its kernel cannot be kept: {error}");
         }
+        sandbox::give_memory_back();
     }
 
     fn ready(&mut self, id: VmId, ready: Ready) {

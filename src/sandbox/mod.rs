@@ -34,7 +34,7 @@ pub(crate) use attempts::Target as AttemptTarget;
 pub(crate) use attempts::{ATTEMPTS, Attempt, Went, abstract_name, error_name, prepare as prepare_attempt};
 pub(crate) use descriptors::close_inherited;
 pub(crate) use end::End;
-pub(crate) use raw::give_memory_back;
+pub(crate) use raw::{give_memory_back, small_heap};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};

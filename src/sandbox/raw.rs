@@ -36,9 +36,9 @@ const LARGE_BLOCK_BYTES: libc::c_int = 256 << 10;
 /// Keeps little of what was freed. What it does keep it gives back when it is told to ([`give_memory_back`]) and never by itself: for a thread's heap the C
 /// library (`check_may_shrink_heap` of glibc) would open a file in /proc to know how, which ends the worker. And without a number of arenas of its own the C library opens a file in /sys to count processors, once
 /// enough threads allocate.
-pub(super) fn small_heap(threads: u32) {
+pub(crate) fn small_heap(threads: u32) {
     let arenas = libc::c_int::try_from(threads).unwrap_or(libc::c_int::MAX).saturating_add(1);
-    // SAFETY: changes parameters of the allocator, in a process of one thread.
+    // SAFETY: changes parameters of the allocator, under its own lock.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, arenas);
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
