@@ -136,7 +136,7 @@ pub(super) fn sites(image: &KernelImage, given: &[PatchSite]) -> Vec<PatchSite> 
         (".ibt_endbr_seal", 4, Patch::Landing),
     ] {
         for at in distances(image, section) {
-            add(at, len, patch.clone());
+            add(at, len, patch);
         }
     }
     for section in image.sections() {
