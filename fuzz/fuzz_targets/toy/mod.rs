@@ -2,6 +2,8 @@
 //!
 //! Input: five bytes a write: what, where (in words), and a word's worth of value. So that pointers lead somewhere.
 
+pub mod looks;
+
 use lynceus_introspect::backend::fake::Fake;
 use lynceus_introspect::linux::{Kernel, Layouts, LinuxGuest};
 use lynceus_introspect::paging::{Mode, Root};
@@ -15,7 +17,7 @@ const BASE: u64 = 0xffff_8880_0000_0000;
 const OBJECTS: usize = 256 << 10;
 const RAM: usize = 2 << 20;
 
-const SYMBOLS: [&str; 32] = [
+const SYMBOLS: [&str; 48] = [
     "init_task",
     "modules",
     "mod_tree",
@@ -48,6 +50,22 @@ const SYMBOLS: [&str; 32] = [
     "idt_table",
     "_stext",
     "_etext",
+    "kprobe_table",
+    "ftrace_ops_list",
+    "ftrace_list_end",
+    "tty_drivers",
+    "bpf_kallsyms",
+    "init_cred",
+    "init_groups",
+    "init_user_ns",
+    "keyboard_notifier_list",
+    "reboot_notifier_list",
+    "netdev_chain",
+    "modprobe_path",
+    "__bpf_call_base",
+    "d_hash_shift",
+    "_text",
+    "_end",
 ];
 /// A symbol's object starts that far after the one before.
 const SYMBOL_BYTES: u64 = 512;
@@ -98,7 +116,7 @@ fn layouts() -> &'static Layouts {
     static LAYOUTS: OnceLock<Layouts> = OnceLock::new();
     LAYOUTS.get_or_init(|| {
         let layouts = Layouts::resolve(&profile());
-        assert_eq!(layouts.unavailable(), Vec::<String>::new(), "kernel.types lacks something");
+        assert_eq!(layouts.unavailable(), Vec::<String>::new(), "kernel.types lacks what these need");
         layouts
     })
 }
