@@ -210,7 +210,7 @@ impl Guest {
         self.ask(&format!("FORK {seconds}")).map(drop)
     }
 
-    /// Starts the load of an ordinary busy system: shells, packages, containers, users, a compiler, a debugger.
+    /// Starts the part of an ordinary busy system's load that needs nothing brought along: see [`crate::busy`].
     pub fn busy(&self) -> Result<()> {
         self.ask("BUSY").map(drop)
     }

@@ -7,6 +7,7 @@
 //! *Never*: part of the product; it may panic and may trust its own guest.
 
 pub mod attacks;
+pub mod busy;
 pub mod folder;
 pub mod guest;
 pub mod images;

@@ -11,7 +11,10 @@ pub struct Package {
     program: &'static str,
 }
 
-/// All of them.
+/// A just-in-time compiler, which control guests run.
+pub const COMPILER: Package = Package { name: "luajit", program: "/usr/bin/luajit" };
+
+/// All of them but [`COMPILER`].
 pub const ALL: &[Package] = &[
     Package { name: "qemu-system-x86", program: "/usr/bin/qemu-system-x86_64" },
     Package { name: "busybox-static", program: "/bin/busybox" },

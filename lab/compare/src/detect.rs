@@ -5,6 +5,7 @@ use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::target::{OpenOptions, Unread};
 use lynceus_lab::attacks::{ATTACKS, Attack};
+use lynceus_lab::busy;
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::module_file::ModuleFolder;
@@ -113,9 +114,10 @@ pub fn under_attack(kernel: KernelVersion, paging: Paging) -> Result<Vec<Outcome
 /// A guest that does not boot or does not get busy.
 pub fn control(kernel: KernelVersion, lasts: Duration, between: Duration) -> Result<Control> {
     let name = format!("control-{kernel}");
-    let spec = Spec { name, vcpus: 2, memory_mib: 512, ..Spec::everyday(kernel, Paging::Four) };
+    let luggage = Some(busy::luggage()?);
+    let spec = Spec { name, vcpus: 2, memory_mib: 512, luggage, ..Spec::everyday(kernel, Paging::Four) };
     let guest = Guest::boot(&spec)?;
-    guest.busy()?;
+    busy::start(&guest)?;
     let attached = attach(&guest, kernel)?;
     let (mut control, started) = (Control::default(), Instant::now());
     while started.elapsed() < lasts {
@@ -133,11 +135,6 @@ pub fn control(kernel: KernelVersion, lasts: Duration, between: Duration) -> Res
         std::thread::sleep(between);
     }
     // It was busy to the end, and what it was meant to do it did.
-    let running = guest.run("ps")?;
-    for part in
-        ["node server.js", "strace", "dhclient", "tcpdump", "load-containers", "load-packages", "load-users"]
-    {
-        ensure!(running.contains(part), "{part} does not run any more: {running}");
-    }
+    busy::still_runs(&guest)?;
     Ok(control)
 }
