@@ -343,7 +343,7 @@ fn scan_takes_hashes_paths_and_several_targets_and_repeats_itself() -> Result<()
     let told = text(&found);
     ensure!(told.matches("ALERT rule elf matches in file /bin/busybox").count() == 2, "{told}");
     ensure!(told.matches("; 1 findings told before").count() == 2, "{told}");
-    ensure!(told.matches("known from before").count() >= 3, "{told}");
+    ensure!(told.matches("that was scanned before").count() >= 3, "{told}");
     ensure!(told.contains("1 of 1 rules cannot match in memory, which lacks what they need: elf (filesize)"));
     Ok(())
 }

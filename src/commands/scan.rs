@@ -45,11 +45,10 @@ pub(super) fn run(output: Output, args: &ScanArgs) -> Result<Outcome> {
     tell_unserved(output, &plan)?;
     let guests =
         args.targets.iter().map(|target| Guest::attach(target, &args.look)).collect::<Result<Vec<_>>>()?;
-    if guests.len() > 1 || args.every.is_some() {
-        let ram = guests.iter().map(|guest| ram_bytes(&**guest.linux().memory())).sum();
-        let cache = ScanCache::for_ram(ram);
-        plan.cache = Some(cache.context("no random numbers for the keys of the cache")?);
-    }
+    // In one scan of one guest as well: many processes map the same libraries.
+    let ram = guests.iter().map(|guest| ram_bytes(&**guest.linux().memory())).sum();
+    let cache = ScanCache::for_ram(ram);
+    plan.cache = Some(cache.context("no random numbers for the keys of the cache")?);
     let mut told = HashSet::new();
     for turn in 0.. {
         if turn > 0 {
@@ -181,7 +180,7 @@ fn closing(vm: &str, plan: &Plan, summary: &Summary, took: Duration, again: usiz
     );
     if summary.reused_regions > 0 {
         let (regions, mib) = (summary.reused_regions, summary.reused_bytes >> 20);
-        line.push_str(&format!("; {regions} regions ({mib} MiB) known from before"));
+        line.push_str(&format!("; {regions} regions ({mib} MiB) with content that was scanned before"));
     }
     if let Some(hashes) = hashes {
         line.push_str(&format!(

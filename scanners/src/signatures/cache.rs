@@ -78,6 +78,11 @@ impl ScanCache {
         }
     }
 
+    /// Whether any verdict is in it.
+    pub(super) fn knows_something(&self) -> bool {
+        !self.tables().regions.is_empty()
+    }
+
     pub(super) fn digester(&self) -> &Digester {
         &self.digester
     }

@@ -142,6 +142,18 @@ impl Content {
         }
     }
 
+    /// The memory that it works in. What was copied is gone then.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        self.runs.clear();
+        (self.used, self.present) = (0, 0);
+        &mut self.bytes
+    }
+
+    /// Digests of its pages, one after the other.
+    pub(super) fn page_digests(&self) -> &[PageDigest] {
+        &self.digests
+    }
+
     /// Bytes of the guest that are there.
     pub(super) fn present_bytes(&self) -> u64 {
         self.present

@@ -2,7 +2,8 @@
 //!
 //! Each page of 4 KiB is hashed by NH with words of 64 bits, twice with a shifted key (Black, Halevi, Krawczyk, Krovetz, Rogaway:
 //! *UMAC*, CRYPTO 1999): for any two different pages of the guest's choice the 256 bits are equal with a probability of at most
-//! 2⁻¹²⁸ over the key. Those of a region, with where its runs lie, are digested by BLAKE3 with a second key to 128 bits.
+//! 2⁻¹²⁸ over the key. Lists of such digests, 128 of them at a time, are hashed in the same way with a second key, which adds as much
+//! once more; what comes of that, with where a region's runs lie, is digested by BLAKE3 with a third key to 128 bits.
 //!
 //! *Trusts*: the host's random numbers. *Never*: shows a digest or a key to anybody: that is what NH's promise rests on.
 
@@ -21,6 +22,7 @@ pub(super) type PageDigest = [u128; 2];
 /// The keys of one process, made at random.
 pub(super) struct Digester {
     page_key: Vec<[u64; 2]>,
+    list_key: Vec<[u64; 2]>,
     /// A quarter of a guest's pages and more are zero: theirs is known.
     zero_page: PageDigest,
     region_key: [u8; blake3::KEY_LEN],
@@ -48,13 +50,15 @@ impl Digester {
             stream.fill(&mut bytes);
             u64::from_le_bytes(bytes)
         };
-        let page_key: Vec<[u64; 2]> =
-            std::iter::repeat_with(|| [word(), word()]).take(PAGE_PAIRS.saturating_add(1)).collect();
+        let mut key = || -> Vec<[u64; 2]> {
+            std::iter::repeat_with(|| [word(), word()]).take(PAGE_PAIRS.saturating_add(1)).collect()
+        };
+        let (page_key, list_key) = (key(), key());
         let products = page_key.iter().map(|[a, b]| u128::from(*a).wrapping_mul(u128::from(*b)));
         let sum = |products: &mut dyn Iterator<Item = u128>| products.fold(0, u128::wrapping_add);
         let zero_page =
             [sum(&mut products.clone().take(PAGE_PAIRS)), sum(&mut products.skip(1).take(PAGE_PAIRS))];
-        Digester { page_key, zero_page, region_key }
+        Digester { page_key, list_key, zero_page, region_key }
     }
 
     /// Begins a digest, in memory of an earlier one.
@@ -63,11 +67,16 @@ impl Digester {
         Digest { digester: self, pages }
     }
 
+    /// The digest of a page of zeros.
+    pub(super) fn zeros(&self) -> PageDigest {
+        self.zero_page
+    }
+
     /// Digests what a window's matches depend on.
     pub(super) fn window(&self, pages: &[PageDigest], circumstances: &[&[u8]]) -> Fingerprint {
         let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
-        hasher.update(b"window").update(&(pages.len() as u64).to_le_bytes());
-        update_pages(&mut hasher, pages);
+        hasher.update(b"window");
+        self.update_pages(&mut hasher, pages);
         for part in circumstances {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
@@ -85,24 +94,37 @@ impl Digester {
     }
 
     /// NH over a page of [`PAGE_BYTES`], with the key and with the key shifted by two words.
-    fn page(&self, page: &[u8]) -> PageDigest {
-        let (pairs, _) = page.as_chunks::<16>();
-        let Some((_, shifted)) = self.page_key.split_first() else { return [0; 2] };
-        if pairs.iter().all(|pair| *pair == [0; 16]) {
+    pub(super) fn page(&self, page: &[u8]) -> PageDigest {
+        if is_zero(page) {
             return self.zero_page;
         }
-        let (mut one, mut two) = (0u128, 0u128);
-        for ((pair, key), next_key) in pairs.iter().zip(&self.page_key).zip(shifted) {
-            let both = u128::from_le_bytes(*pair);
-            let (low, high) = (both as u64, (both >> 64) as u64);
-            let product = |[a, b]: [u64; 2]| {
-                u128::from(low.wrapping_add(a)).wrapping_mul(u128::from(high.wrapping_add(b)))
-            };
-            one = one.wrapping_add(product(*key));
-            two = two.wrapping_add(product(*next_key));
-        }
-        [one, two]
+        let (pairs, _) = page.as_chunks::<16>();
+        nh(&self.page_key, pairs.iter().map(|pair| u128::from_le_bytes(*pair)))
     }
+
+    /// Takes in how many pages there are, and a hash of their digests.
+    fn update_pages(&self, hasher: &mut blake3::Hasher, pages: &[PageDigest]) {
+        hasher.update(&(pages.len() as u64).to_le_bytes());
+        for list in pages.chunks(PAGE_PAIRS / 2) {
+            for half in nh(&self.list_key, list.iter().flatten().copied()) {
+                hasher.update(&half.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// NH with a key, and with the key shifted by two words.
+fn nh(key: &[[u64; 2]], pairs: impl Iterator<Item = u128>) -> PageDigest {
+    let (mut one, mut two) = (0u128, 0u128);
+    let shifted = key.get(1..).unwrap_or_default();
+    for ((both, key), next_key) in pairs.zip(key).zip(shifted) {
+        let (low, high) = (both as u64, (both >> 64) as u64);
+        let product =
+            |[a, b]: [u64; 2]| u128::from(low.wrapping_add(a)).wrapping_mul(u128::from(high.wrapping_add(b)));
+        one = one.wrapping_add(product(*key));
+        two = two.wrapping_add(product(*next_key));
+    }
+    [one, two]
 }
 
 /// A digest that is being made.
@@ -127,6 +149,11 @@ impl Digest<'_> {
         }
     }
 
+    /// Takes in the digest of a whole page.
+    pub(super) fn push(&mut self, page: PageDigest) {
+        self.pages.push(page);
+    }
+
     /// The region's fingerprint, and the digests of its pages.
     pub(super) fn end(
         self,
@@ -141,21 +168,16 @@ impl Digest<'_> {
         for (offset, len) in runs {
             hasher.update(&offset.to_le_bytes()).update(&len.to_le_bytes());
         }
-        update_pages(&mut hasher, &self.pages);
-        hasher.update(&(self.pages.len() as u64).to_le_bytes());
+        self.digester.update_pages(&mut hasher, &self.pages);
         (short(&hasher), self.pages)
     }
 }
 
-fn update_pages(hasher: &mut blake3::Hasher, pages: &[PageDigest]) {
-    // The hash is fastest with much at a time.
-    let mut bytes = [0; 4096];
-    for pages in pages.chunks(bytes.len() / 32) {
-        let halves = pages.iter().flatten();
-        let (places, _) = bytes.as_chunks_mut::<16>();
-        places.iter_mut().zip(halves).for_each(|(place, half)| *place = half.to_le_bytes());
-        hasher.update(bytes.get(..pages.len().saturating_mul(32)).unwrap_or_default());
-    }
+/// Whether all bytes are zero, some of them at a time.
+fn is_zero(page: &[u8]) -> bool {
+    let (blocks, rest) = page.as_chunks::<256>();
+    let any = |block: &[u8]| block.iter().fold(0, |any, byte| any | byte);
+    blocks.iter().all(|block| any(block) == 0) && any(rest) == 0
 }
 
 fn short(hasher: &blake3::Hasher) -> Fingerprint {

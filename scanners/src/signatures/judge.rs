@@ -8,6 +8,7 @@ use super::engine::{Cut, Verdict};
 use super::fingerprint::Fingerprint;
 use super::hashes::{HashList, Listed};
 use super::keeper::Keeper;
+use super::sketch::Seen;
 use super::walk::Job;
 use super::{Rules, Summary, tell};
 use crate::{Finding, Subject};
@@ -30,6 +31,7 @@ pub(super) struct Bench<'s> {
     pub(super) hashes: Option<&'s HashList>,
     pub(super) cache: Option<&'s ScanCache>,
     pub(super) keep: Option<&'s Keeper>,
+    pub(super) seen: Seen,
     /// Regions that used up their budget.
     pub(super) cut: AtomicU32,
 }
@@ -45,16 +47,21 @@ pub(super) struct Done {
 impl Bench<'_> {
     /// Scans a region; `content` is memory to work in.
     pub(super) fn judge(&self, mut job: Job, content: &mut Content) -> Done {
+        if let Some(done) = self.known_again(&mut job, content) {
+            return done;
+        }
         let mut done = Done { index: job.index, ..Done::default() };
         let digester = self.cache.map(ScanCache::digester);
         let key = content.fill(self.memory, &job.layout, digester, &mut done.found);
-        if content.present_bytes() == 0 {
+        let present = content.present_bytes();
+        if present == 0 {
             return done;
+        }
+        if key.is_some() && present == job.layout.present_bytes() {
+            self.seen.remember(&job.layout, content.page_digests());
         }
         let key = key.map(|key| self.circumstances(key, &job));
         let (known, cut) = self.known(key, &job, content, &mut done.summary);
-        done.summary.regions = 1;
-        done.summary.bytes = content.present_bytes();
         if let Some(cut) = cut {
             done.summary.cut_regions = 1;
             let reason = match cut {
@@ -63,25 +70,10 @@ impl Bench<'_> {
             };
             done.found.gap("signature scan", Gva(job.layout.start), reason);
         }
-        let digest = known.sha256.map(|digest| crate::hex(&digest));
-        let whole = is_whole(&job.subject, content);
-        if let Subject::File { sha256, .. } = &mut job.subject {
-            *sha256 = digest.clone().filter(|_| whole);
-            done.summary.files = 1;
-            done.summary.whole_files = whole.into();
-        }
-        let listed = known.sha256.filter(|_| whole).and_then(|sha256| self.hashes?.get(&sha256));
-        match listed {
-            Some(Listed::Allow) => {
-                done.summary.allowed_files = 1;
-                done.summary.allowed_findings = known.hits.len() as u64;
-            }
-            Some(Listed::Deny) => done.found.items.push(tell::denied(job.subject.clone())),
-            None => {}
-        }
-        if listed != Some(Listed::Allow) {
+        if self.account(&mut done, &mut job, &known, present) {
             for hit in known.hits.iter() {
-                let finding = tell::finding(hit, &job, content, digest.clone());
+                let sha256 = known.sha256.map(|digest| crate::hex(&digest));
+                let finding = tell::finding(hit, &job, content, sha256);
                 if let Some(keeper) = self.keep {
                     keeper.keep(self.rules, &job, content, hit, &finding);
                 }
@@ -89,6 +81,44 @@ impl Bench<'_> {
             }
         }
         done
+    }
+
+    /// A region of which everything is known and nothing is to be told but its hash: it is not copied.
+    fn known_again(&self, job: &mut Job, content: &mut Content) -> Option<Done> {
+        let cache = self.cache?;
+        let sketch = self.seen.sketch(self.memory, &job.layout, cache.digester(), content.buffer())?;
+        let key = self.circumstances(sketch.fingerprint, job);
+        let present = sketch.present_bytes;
+        let hash_is_missing = |known: &Known| {
+            self.hashes.is_some() && known.sha256.is_none() && is_whole(&job.subject, present)
+        };
+        let known = cache.get(key).filter(|known| known.hits.is_empty() && !hash_is_missing(known));
+        self.seen.learn(&sketch, known.is_some());
+        let mut done = Done { index: job.index, ..Done::default() };
+        (done.summary.reused_regions, done.summary.reused_bytes) = (1, present);
+        self.account(&mut done, job, &known?, present);
+        Some(done)
+    }
+
+    /// Counts a region and holds its hash against the lists. Whether signatures are to be told.
+    fn account(&self, done: &mut Done, job: &mut Job, known: &Known, present: u64) -> bool {
+        (done.summary.regions, done.summary.bytes) = (1, present);
+        let whole = is_whole(&job.subject, present);
+        if let Subject::File { sha256, .. } = &mut job.subject {
+            *sha256 = known.sha256.filter(|_| whole).map(|digest| crate::hex(&digest));
+            done.summary.files = 1;
+            done.summary.whole_files = whole.into();
+        }
+        match known.sha256.filter(|_| whole).and_then(|sha256| self.hashes?.get(&sha256)) {
+            Some(Listed::Allow) => {
+                done.summary.allowed_files = 1;
+                done.summary.allowed_findings = known.hits.len() as u64;
+                return false;
+            }
+            Some(Listed::Deny) => done.found.items.push(tell::denied(job.subject.clone())),
+            None => {}
+        }
+        true
     }
 
     /// The verdict under which rules, and for a file under which names where rules ask for them.
@@ -122,7 +152,8 @@ impl Bench<'_> {
                 (Known { hits: hits.into(), sha256: None }, cut, true)
             }
         };
-        let wanted = !known.hits.is_empty() || (self.hashes.is_some() && is_whole(&job.subject, content));
+        let wanted = !known.hits.is_empty()
+            || (self.hashes.is_some() && is_whole(&job.subject, content.present_bytes()));
         let missing = wanted && known.sha256.is_none();
         if missing {
             known.sha256 = Some(Sha256::digest(content.all()).into());
@@ -150,6 +181,6 @@ impl Bench<'_> {
 }
 
 /// Whether all of a file was there to be read.
-fn is_whole(subject: &Subject, content: &Content) -> bool {
-    matches!(subject, Subject::File { size_bytes, .. } if *size_bytes == content.present_bytes())
+fn is_whole(subject: &Subject, present_bytes: u64) -> bool {
+    matches!(subject, Subject::File { size_bytes, .. } if *size_bytes == present_bytes)
 }

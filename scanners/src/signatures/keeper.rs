@@ -8,6 +8,7 @@ use super::content::Content;
 use super::engine::{Externals, Hit};
 use super::judge::Bench;
 use super::layout::{Layout, Part};
+use super::sketch::Seen;
 use super::walk::Job;
 use super::{RuleMatch, Rules};
 use crate::evidence::Pages;
@@ -115,6 +116,7 @@ impl Region {
             own_bytes: self.own_bytes,
             is_file: self.is_file,
             parts: parts.collect(),
+            ..Layout::default()
         })
     }
 }
@@ -129,7 +131,15 @@ pub(crate) fn rescan(
     let [filename, filepath, extension, owner] = region.names.clone();
     let externals = Externals { filename, filepath, extension, owner };
     let job = Job { index: 0, subject, externals, layout: region.layout()? };
-    let bench = Bench { memory, rules, hashes: None, cache: None, keep: None, cut: AtomicU32::new(0) };
+    let bench = Bench {
+        memory,
+        rules,
+        hashes: None,
+        cache: None,
+        keep: None,
+        seen: Seen::default(),
+        cut: AtomicU32::new(0),
+    };
     Ok(bench.judge(job, &mut Content::default()).found.items)
 }
 
@@ -171,7 +181,7 @@ fn windows(job: &Job, hit: &Hit) -> Vec<(u64, u64)> {
 
 /// The parts of a region that lie in windows, page by page, up to so many bytes, with their bytes.
 fn cut(rules: &Rules, job: &Job, content: &Content, windows: &[(u64, u64)], most: u64) -> (Region, Pages) {
-    let Layout { start, end, own_bytes, is_file, ref parts } = job.layout;
+    let Layout { start, end, own_bytes, is_file, ref parts, .. } = job.layout;
     let names = job.externals.pairs().map(|(_, value)| value.to_owned());
     let rules = rules.text_digest();
     let mut region = Region { start, end, own_bytes, is_file, parts: Vec::new(), names, rules };

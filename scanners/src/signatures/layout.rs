@@ -35,6 +35,8 @@ pub(super) struct Layout {
     pub(super) own_bytes: u64,
     /// A file: in one piece, at its true size, holes as zeros.
     pub(super) is_file: bool,
+    /// No other region has its pages.
+    pub(super) is_unshared: bool,
     pub(super) parts: Vec<Part>,
 }
 
@@ -98,7 +100,7 @@ impl Layout {
         std::iter::from_fn(move || {
             (at < end).then(|| {
                 let to = end.min(at.saturating_add(PIECE_BYTES));
-                let mut layout = Layout::new(at, to);
+                let mut layout = Layout { is_unshared: true, ..Layout::new(at, to) };
                 layout.push(0, Gpa(at), to.saturating_sub(at));
                 if to < end {
                     layout.own_bytes = layout.own_bytes.saturating_sub(OVERLAP_BYTES);

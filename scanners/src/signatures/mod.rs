@@ -36,6 +36,10 @@ mod reach;
 mod rescan_tests;
 mod rules;
 mod served;
+mod sketch;
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod sketch_tests;
 mod tell;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]
@@ -57,6 +61,7 @@ use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Partial};
 use serde::{Deserialize, Serialize};
+use sketch::Seen;
 use std::sync::atomic::AtomicU32;
 use walk::Walker;
 
@@ -203,7 +208,8 @@ pub fn scan(
     progress: &mut dyn FnMut(Progress),
 ) -> (Partial<Finding>, Summary) {
     let Wanted { rules, hashes, cache, keep, .. } = *wanted;
-    let bench = Bench { memory: &**guest.memory(), rules, hashes, cache, keep, cut: AtomicU32::new(0) };
+    let seen = Seen::new(cache.is_some_and(ScanCache::knows_something));
+    let bench = Bench { memory: &**guest.memory(), rules, hashes, cache, keep, seen, cut: AtomicU32::new(0) };
     let (mut found, summary) = pool::run(&bench, wanted.threads, progress, |hand_on| {
         let mut walker = Walker::new(guest, options, hand_on);
         walker.all(wanted.scope, wanted.path);

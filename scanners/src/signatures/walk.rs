@@ -15,6 +15,10 @@ use lynceus_introspect::{GapReason, Gva, Partial};
 /// How many times its RAM a guest's memory is scanned at most: processes share pages, hostile ones without end.
 const MAX_TIMES_RAM: u64 = 8;
 
+/// Regions of the kernel come behind those of processes and files in what is told, and pieces of RAM behind them.
+const KERNEL_INDEX: u64 = 1 << 48;
+const RAM_INDEX: u64 = 1 << 49;
+
 /// A region that is to be scanned.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -53,17 +57,22 @@ impl<'w> Walker<'w> {
         Walker { guest, options, hand_on, next: 0, left_bytes, gaps: Partial::default() }
     }
 
+    /// The kernel's text is the largest region there is: where several threads scan, it must not be the last, which the others wait for.
+    /// It is told of last nevertheless.
     pub(super) fn all(&mut self, scope: Scope, path: Option<&PathPattern>) {
+        if scope.kernel {
+            self.next = KERNEL_INDEX;
+            self.kernel(&self.guest.view());
+            self.next = 0;
+        }
         if scope.processes {
             self.processes(scope.pid);
         }
         if scope.files {
             self.files(path);
         }
-        if scope.kernel {
-            self.kernel(&self.guest.view());
-        }
         if scope.physical {
+            self.next = RAM_INDEX;
             self.physical();
         }
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Pages in a window.
-const WINDOW_PAGES: usize = 4;
+const WINDOW_PAGES: usize = 2;
 const PAGE_BYTES: u64 = 4096;
 /// Bytes before and behind a match that it can depend on: a character of two bytes, for whole words.
 const AROUND_BYTES: u64 = 16;
