@@ -73,6 +73,7 @@ impl Looks {
         for program in self.all(view.bpf_programs()).iter().take(MOST) {
             self.one(view.bpf_calls(program));
         }
+        self.all(view.pulses());
         self.all(view.tasks_by_pid());
         self.all(view.tasks_in_queues());
         self.all(view.processes());

@@ -53,6 +53,8 @@ struct PidsLayout {
 #[derive(Clone, Copy, Debug)]
 struct QueuesLayout {
     current: Field,
+    clock: Field,
+    idle: Field,
     fair: Field,
     node: Field,
 }
@@ -100,6 +102,8 @@ impl QueuesLayout {
             (profile.field("task_struct", "se")?, profile.field("sched_entity", "group_node")?);
         Ok(QueuesLayout {
             current: profile.field("rq", "curr")?,
+            clock: profile.field("rq", "clock")?,
+            idle: profile.field("rq", "idle")?,
             fair: profile.field("rq", "cfs_tasks")?,
             node: Field { offset: entity.offset.saturating_add(node.offset), ..node },
         })
@@ -117,7 +121,35 @@ impl SlabsLayout {
     }
 }
 
+/// How far a processor has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pulse {
+    /// Its scheduler's clock at its last tick, in nanoseconds.
+    pub clock_ns: u64,
+    /// Whether it has nothing to do; then it may not tick.
+    pub is_idle: bool,
+}
+
 impl View<'_> {
+    /// How far each processor has come: one that the host gives no time stands still in the middle of what it does.
+    pub fn pulses(&self) -> Partial<Pulse> {
+        let mut found = Partial::default();
+        let layout = self.kernel().layouts.hunt.as_ref().map_err(Clone::clone);
+        let queues = match layout.and_then(|layout| layout.queues.clone()) {
+            Ok(queues) => queues,
+            Err(missing) => return Partial::unavailable("processors", missing),
+        };
+        let each = self.per_cpu("runqueues");
+        for queue in found.ok("processors", Gva(0), each).unwrap_or_default() {
+            let number = |field| self.integer(queue, field);
+            let pulse = number(queues.clock).and_then(|clock_ns| {
+                Ok(Pulse { clock_ns, is_idle: number(queues.current)? == number(queues.idle)? })
+            });
+            found.keep("processor", queue, pulse);
+        }
+        found
+    }
+
     /// Every thread in the pid table of the initial pid namespace, which knows them all.
     pub fn tasks_by_pid(&self) -> Partial<Task> {
         self.tasks_by("pid table", |layout| {

@@ -50,7 +50,7 @@ pub use hooks::{
     Callback, NetfilterLayout, NotifiersLayout, Probe, ProbesLayout, TerminalsLayout, Trampoline,
     TrampolinesLayout,
 };
-pub use hunt::HuntLayout;
+pub use hunt::{HuntLayout, Pulse};
 pub use log::{LogLayout, LogRecord};
 pub use maps::{Map, MapsLayout};
 pub use mm::{Mm, MmLayout};

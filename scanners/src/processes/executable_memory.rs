@@ -17,7 +17,7 @@ pub(crate) const DETECTOR: Detector = Detector {
     about: "executable memory without a file, in processes that compile nothing",
     limits: Limits {
         sees: "anonymous, shared or memfd memory that may be run and holds something, in a process that is no known compiler; a stack that may be run although no program or library asked for it; a program's header in such memory, also in a compiler",
-        evaded_by: "code in a process that is a just-in-time compiler or is called like one, in blocks of 64 KiB where libffi or PCRE is loaded, or in memory that is made executable only while it runs",
+        evaded_by: "code in a process that is a just-in-time compiler or is called like one, in blocks of 64 KiB where libffi or PCRE is loaded, shaped like the callbacks that libffi makes, or in memory that is made executable only while it runs",
         false_positives: "a just-in-time compiler that is linked statically into a program of another name; programs packed by UPX",
     },
     next: "lynceus maps --pid; dump the region and disassemble it; which of the process's threads run in it",
@@ -100,6 +100,9 @@ fn judged<'m>(space: &AddressSpace<'_>, map: &'m Map, maker: Maker) -> Result<Op
             if elf::is_header(&page) {
                 let severity = if maker == Maker::Compiler { Severity::Medium } else { Severity::Critical };
                 return Ok(Some(Odd { map, severity, what: "a program" }));
+            }
+            if jit::is_callbacks(&page) {
+                continue;
             }
             holds_something |= page.iter().any(|byte| *byte != 0);
             holds_code |= is_like_code(&page);

@@ -155,6 +155,31 @@ pub(super) fn is_snippet(map: &Map) -> bool {
     named || (len > 0 && len <= MAX_SNIPPET_BYTES && len.is_multiple_of(SNIPPET_BYTES))
 }
 
+/// How a callback of libffi's begins on x86-64, in words (`src/x86/ffi64.c`, `trampoline`; before 3.4 without `endbr64`): it loads its own
+/// address and jumps to the pointer behind it.
+const CALLBACKS: [&[u64]; 2] = [
+    &[0xf515_8d4c_fa1e_0ff3, 0x0000_0725_ffff_ffff, 0x0000_0000_801f_0f00],
+    &[0xffff_ffff_f915_8d4c, 0x001f_0f00_0000_0325],
+];
+/// No pointer of a process, and no number in the lists of libffi's heap, is larger.
+const MAX_POINTER: u64 = 1 << 47;
+
+/// Whether a page holds callbacks that libffi made, as Python's ctypes has it make them, and pointers, and nothing else.
+pub(super) fn is_callbacks(page: &[u8]) -> bool {
+    let words: Vec<u64> = page.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let (mut left, mut found) = (words.as_slice(), false);
+    while let Some((first, rest)) = left.split_first() {
+        let callback = CALLBACKS.iter().find(|callback| left.starts_with(callback));
+        found |= callback.is_some();
+        left = match callback {
+            Some(callback) => left.get(callback.len()..).unwrap_or_default(),
+            None if *first < MAX_POINTER => rest,
+            None => return false,
+        };
+    }
+    found
+}
+
 /// `php` is called php, php8.2 and php-cgi; not phpunit.
 fn is_called(program: &str, name: &str) -> bool {
     program.strip_prefix(name).is_some_and(|rest| {
@@ -199,6 +224,34 @@ mod tests {
         ] {
             assert_eq!(maker(program, &[map(library, 0x1000)]), wanted, "{program} {library}");
         }
+    }
+
+    /// A page of a Python of Debian's with five callbacks, one of which is freed; then what somebody writes between them.
+    #[test]
+    fn callbacks_are_known_by_their_form() {
+        let callback: [u64; 8] = [
+            0x43,
+            0xf515_8d4c_fa1e_0ff3,
+            0x0000_0725_ffff_ffff,
+            0x0000_0000_801f_0f00,
+            0x7f15_60f3_00c8,
+            0x7f15_6112_2bb8,
+            0x7f15_60f5_7060,
+            0x7f15_6112_2b90,
+        ];
+        let mut words: Vec<u64> = callback.repeat(5);
+        words[17] = 0x7f15_60f3_4300;
+        words.resize(512, 0);
+        let page = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+        assert!(is_callbacks(&page(&words)));
+        let older = [0xffff_ffff_f915_8d4c, 0x001f_0f00_0000_0325, 0x7f15_60f3_00c8];
+        assert!(is_callbacks(&page(&older)));
+        assert!(!is_callbacks(&[0; 4096]) && !is_callbacks(&[0x90; 4096]));
+        words[100] = 0x050f_583b_6a90_9090;
+        assert!(!is_callbacks(&page(&words)), "code beside callbacks");
+        words[100] = 0;
+        words[2] = 0x0000_0825_ffff_ffff;
+        assert!(!is_callbacks(&page(&words)), "a callback that jumps elsewhere");
     }
 
     #[test]

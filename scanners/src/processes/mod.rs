@@ -28,7 +28,7 @@ pub use raised::raised_credentials;
 pub use sockets::hidden_sockets;
 pub use tracing::{dispatched, ptrace_links};
 
-use crate::crossview::{BETWEEN, CONFIRMATIONS};
+use crate::crossview::{CONFIRMATIONS, let_it_run};
 use crate::{Finding, Subject};
 use lynceus_introspect::linux::{Entry, LinuxGuest, Map, Mm, Task, View, container_of};
 use lynceus_introspect::observe::Options;
@@ -62,7 +62,7 @@ fn each(
         if suspects.is_empty() {
             break;
         }
-        std::thread::sleep(BETWEEN);
+        let_it_run(guest);
         for (task, before) in &mut suspects {
             let again = look(task);
             let still = |old: &Finding| again.items.iter().any(|new| new.subject == old.subject);
