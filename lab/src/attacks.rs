@@ -103,6 +103,7 @@ pub const ATTACKS: &[Attack] = &[
     module("file taken out of its folder", "hidden_file", &[], "drop", &[Text("/tmp/lab-append.log")]),
     program("process hidden by a mount", "covered_path", "attack-unlisted"),
     program("program hidden by a mount", "covered_path", "attack-covered"),
+    program("program hidden by another file", "covered_path", "attack-overlaid"),
     program("filter for packets from /tmp", "packet_socket", "attack-waiting"),
     program("filter for packets in a stranger", "packet_socket", "attack-capture"),
     program("code in writable memory", "executable_memory", "attack-rwx"),

@@ -11,6 +11,8 @@ use crate::sys;
 /// Where the program lies that is covered.
 const FOLDER: &str = "/run/attack-covered";
 const PROGRAM: &str = "/run/attack-covered/program";
+/// A program that another file is mounted over.
+const ALONE: &str = "/run/attack-overlaid";
 
 /// Mounts an empty folder over its own in `/proc`, as is done to be left out of `ps`. Ends with the process.
 pub(super) fn process() -> io::Result<Held> {
@@ -31,10 +33,30 @@ pub(super) fn program(second: bool) -> io::Result<Held> {
     Ok(Box::new(()))
 }
 
+/// Mounts an ordinary program over its own, and no other file: who looks there sees that one.
+pub(super) fn program_alone(second: bool) -> io::Result<Held> {
+    if !second {
+        fs::copy("/init", ALONE)?;
+        return again(Path::new(ALONE), "attack-overlaid");
+    }
+    sys::mount("/bin/busybox", ALONE, "", libc::MS_BIND, "")?;
+    Ok(Box::new(()))
+}
+
 /// Takes the mount away, and what it covered.
 pub(super) fn uncover() -> io::Result<()> {
-    let folder = sys::cstr(FOLDER)?;
-    // SAFETY: a NUL-terminated path that outlives the call.
-    sys::check(unsafe { libc::umount2(folder.as_ptr(), 0) })?;
+    unmount(FOLDER)?;
     fs::remove_dir_all(FOLDER)
+}
+
+/// The same for the one file.
+pub(super) fn uncover_alone() -> io::Result<()> {
+    unmount(ALONE)?;
+    fs::remove_file(ALONE)
+}
+
+fn unmount(path: &str) -> io::Result<()> {
+    let path = sys::cstr(path)?;
+    // SAFETY: a NUL-terminated path that outlives the call.
+    sys::check(unsafe { libc::umount2(path.as_ptr(), 0) }).map(drop)
 }

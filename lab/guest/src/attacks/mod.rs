@@ -80,6 +80,7 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "attack-ld-so" => preload::for_everybody(),
         "attack-unlisted" => hiding::process(),
         "attack-covered" => hiding::program(second),
+        "attack-overlaid" => hiding::program_alone(second),
         "attack-waiting" => packets::from_anywhere(second),
         "attack-capture" => packets::from_a_stranger(),
         _ => Err(std::io::Error::other("no such attack")),
@@ -91,6 +92,7 @@ fn undo(name: &str) -> std::io::Result<()> {
     match name {
         "attack-ld-so" => std::fs::remove_file(preload::FILE),
         "attack-covered" => hiding::uncover(),
+        "attack-overlaid" => hiding::uncover_alone(),
         _ => Ok(()),
     }
 }
