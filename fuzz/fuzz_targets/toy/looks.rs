@@ -113,6 +113,7 @@ impl Looks {
         self.one(view.path_within_fs(object));
         self.one(view.is_found_by_name(object));
         self.one(view.place_of_file(object));
+        self.one(view.is_released(object));
         self.one(view.file_info(object));
         self.one(view.entries_named(object, b"a"));
         self.one(view.lookup(object, b"a"));

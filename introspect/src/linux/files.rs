@@ -73,6 +73,16 @@ pub struct FilesLayout {
     files: Field,
     open_fds: Field,
     file: FileLayout,
+    references: References,
+}
+
+/// Who counts a file's users.
+#[derive(Clone, Copy, Debug)]
+enum References {
+    /// `f_ref`, since 6.13: one less than there are; below zero the file is being released.
+    LessOne(Field),
+    /// `f_count`.
+    All(Field),
 }
 
 /// Members of `struct file` and `struct inode`.
@@ -97,7 +107,12 @@ impl FilesLayout {
         let max_fds = profile.field("fdtable", "max_fds")?;
         let files = profile.field("fdtable", "fd")?;
         let open_fds = profile.field("fdtable", "open_fds")?;
+        let references = match profile.field("file", "f_ref.refcnt.counter") {
+            Ok(field) => References::LessOne(field),
+            Err(_) => References::All(profile.field("file", "f_count.counter")?),
+        };
         Ok(FilesLayout {
+            references,
             table: profile.field("files_struct", "fdt")?,
             fdtable: Span::of(&[max_fds, files, open_fds]),
             max_fds,
@@ -150,6 +165,16 @@ impl FileKind {
 }
 
 impl<'a> View<'a> {
+    /// Whether nobody uses a file (`struct file`) any more, so that it is being released, which may take as long as whoever does
+    /// that is given no processor.
+    pub fn is_released(&self, file: Gva) -> Result<bool, GapReason> {
+        let layout = self.kernel().layouts.files.as_ref().map_err(Clone::clone)?;
+        Ok(match layout.references {
+            References::LessOne(field) => self.integer(file, field)?.cast_signed() < 0,
+            References::All(field) => self.integer(file, field)?.cast_signed() <= 0,
+        })
+    }
+
     /// The open files of the descriptor table at `files` (`task_struct.files`); none where it is null, as in a zombie.
     pub fn files(&self, files: Gva) -> Partial<OpenFile> {
         self.descriptors(files, |layout, fd, file| self.open_file(layout, fd, file).map(Some))

@@ -16,7 +16,7 @@ pub(crate) const DETECTOR: Detector = Detector {
     about: "network sockets that no process has open, or that the kernel's own tables do not list",
     limits: Limits {
         sees: "an open TCP or UDP socket that no process's descriptors lead to; a listening, connected or bound one that a process has and the tables behind /proc/net lack",
-        evaded_by: "a socket that kernel code made for itself, packet sockets, a rootkit that sets sk_user_data or keeps an io_uring open, a socket in a message that nobody receives",
+        evaded_by: "a socket that kernel code made for itself, packet sockets, a rootkit that sets sk_user_data or keeps an io_uring open, a socket in a message that nobody receives, or one whose file counts no users",
         false_positives: "none known: sockets in messages, in io_uring and those that NFS, NBD or USB/IP took over are left out",
     },
     next: "lynceus sockets; the flow at the VM's interface; lynceus check for hidden tasks and modules: somebody must use it",
@@ -108,7 +108,18 @@ fn unexplained(
     let all: Vec<Socket> = tables.values().cloned().collect();
     let flying = guest.observe(options, |view| view.files_in_flight(&all)).result;
     let flying: HashSet<Gva> = found.absorb(flying).into_iter().collect();
-    unowned.retain(|socket| !flying.contains(&socket.file));
+    // Whoever closed it last may wait for a processor before it leaves the tables.
+    let released = |view: &View<'_>| {
+        let mut closing = Partial::default();
+        for socket in &unowned {
+            let released = closing.ok("file", socket.file, view.is_released(socket.file));
+            closing.items.extend(released.unwrap_or(false).then_some(socket.at));
+        }
+        closing
+    };
+    let released = guest.observe(options, released).result;
+    let released: HashSet<Gva> = found.absorb(released).into_iter().collect();
+    unowned.retain(|socket| !flying.contains(&socket.file) && !released.contains(&socket.at));
     if unowned.is_empty() || guest.observe(options, has_heirs).result.items.contains(&true) {
         return Vec::new();
     }

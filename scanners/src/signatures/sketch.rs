@@ -216,7 +216,7 @@ fn pages(layout: &Layout) -> Option<Vec<Page>> {
     let mut at = 0u64;
     for part in &layout.parts {
         // After a page that is not whole all others are shifted.
-        let aligned = [part.offset, part.gpa.0, at].iter().all(|number| number % PAGE_BYTES == 0);
+        let aligned = [part.offset, part.gpa.0, at].iter().all(|number| number.is_multiple_of(PAGE_BYTES));
         let hole = part.offset.checked_sub(at)?;
         if !aligned {
             return None;
@@ -236,7 +236,7 @@ fn pages(layout: &Layout) -> Option<Vec<Page>> {
     }
     if layout.is_file {
         let hole = layout.region_bytes().checked_sub(at)?;
-        if hole > 0 && at % PAGE_BYTES != 0 {
+        if hole > 0 && !at.is_multiple_of(PAGE_BYTES) {
             return None;
         }
         pages.extend((0..hole.div_ceil(PAGE_BYTES)).map(|_| Page::Zeros));

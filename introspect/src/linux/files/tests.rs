@@ -29,10 +29,29 @@ fn bench(max_fds: u32, open: u64) -> Bench {
             super_block: pointer(16),
             device: number(0, 4),
         },
+        references: References::All(number(48, 8)),
     });
     bench.link(0x1000, 0x1100).u32(MAX_FDS_AT, max_fds);
     bench.link(0x1108, 0x2000).link(0x1110, 0x3000).u64(0x3000, open);
     bench
+}
+
+#[test]
+fn a_file_without_users_is_released() {
+    let less_one = References::LessOne(number(48, 8));
+    for (kind, count, wanted) in [
+        (None, 1, false),
+        (None, 0, true),
+        (Some(less_one), 0, false),
+        (Some(less_one), 0xe000_0000_0000_0000, true),
+    ] {
+        let mut bench = bench(64, 1);
+        if let (Some(kind), Ok(layout)) = (kind, &mut bench.layouts().files) {
+            layout.references = kind;
+        }
+        bench.u64(0x4030, count);
+        assert_eq!(bench.look(|view| view.is_released(gva(0x4000))), Ok(wanted), "{count:#x}");
+    }
 }
 
 #[test]
