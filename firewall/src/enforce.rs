@@ -48,6 +48,7 @@ pub struct Done {
 /// change, or where it refuses the difference, everything is put there anew.
 pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -> Result<Done, EnforceError> {
     new.generation = old.map_or(0, |old| old.generation).wrapping_add(1);
+    old.into_iter().for_each(|old| share(old, new));
     let base = old.filter(|old| has_generation(nft, old));
     let changed = base.map(|base| {
         let difference = transaction(Some(base), new);
@@ -61,6 +62,15 @@ pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -
     };
     keep(nft, store, new)?;
     Ok(done)
+}
+
+/// Takes the old state's VMs where they are the same, so that they need not be compared rule by rule again.
+fn share(old: &State, new: &mut State) {
+    for (name, vm) in &mut new.vms {
+        if let Some(same) = old.vms.get(name).filter(|old| *old == vm) {
+            *vm = same.clone();
+        }
+    }
 }
 
 /// Puts a state into force whatever is in the kernel: after a reboot, or to repair what others changed.

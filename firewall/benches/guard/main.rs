@@ -9,7 +9,7 @@ mod site;
 use lynceus_firewall::enforce;
 use lynceus_firewall::nft::table::{self, Path};
 use lynceus_firewall::nft::{Nft, install, update};
-use lynceus_firewall::state::{State, Store};
+use lynceus_firewall::state::{self, State, Store};
 use packets::Ways;
 use site::{Site, policy, state};
 use std::time::{Duration, Instant};
@@ -79,14 +79,19 @@ fn enforce_all(folder: &std::path::Path, new: &State) -> State {
 
 /// One VM's rules change and change back, from the state that is read to the one that is written.
 fn change(folder: &std::path::Path, enforced: &State, old: &State, new: &State) {
-    let (mut whole, mut kernel, mut read, mut written) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut whole, mut kernel, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    let copy = folder.join("copy");
+    std::fs::create_dir(&copy)
+        .and_then(|()| std::fs::copy(folder.join("enforced.json"), copy.join("enforced.json")))
+        .expect("a copy");
+    let started = Instant::now();
+    state::peek(&copy).expect("a state");
+    tell("read the old state", started.elapsed());
     let mut enforced = enforced.clone();
     for round in 0..CHANGES {
         let mut wanted = if round % 2 == 0 { new } else { old }.clone();
-        let started = Instant::now();
         let store = Store::open(folder).expect("a store");
         let before = store.enforced().expect("a state").expect("a state");
-        read.push(started.elapsed());
         let begun = Instant::now();
         let done = enforce::enforce(&Nft::default(), &store, Some(&before), &mut wanted)
             .expect("the change is taken");
@@ -100,8 +105,6 @@ fn change(folder: &std::path::Path, enforced: &State, old: &State, new: &State) 
         kernel.push(begun.elapsed());
         enforced = wanted;
     }
-    // The first one is read from disk.
-    tell("apply of one: the old state is read from disk", read.first().copied().unwrap_or_default());
     tell("apply of one: compile, kernel, state on disk", median(whole));
     tell("apply of one: of that the difference", median(kernel));
     tell("apply of one: of that the state on disk", median(written));

@@ -73,7 +73,7 @@ const METHOD: &str = "
 A thousand VMs with fifty rules each, all of them different; a network namespace with a device for every VM, each with its chain against spoofing; the
 state on the disk that the target folder is on. *Apply of one*: one rule of one VM is another, there and back, 21 times, the median: the difference, the
 kernel's transaction, and the new state, synced; by a process that has read the old state already, as the appliance has. `lynceus policy apply` reads the policy's
-files and the old state before that, which are the two other figures. *Round trip*: a datagram from one VM to another through the host, and its
+files and the old state before that: *read and resolve*, *read the old state*. *Round trip*: a datagram from one VM to another through the host, and its
 answer, the medians of five rounds: 20,000 of one connection, 2,000 of connections that are new, which rules judge in both
 VMs, the one that lets it in last of all.
 ";

@@ -44,6 +44,7 @@ const METHOD: &str = "
 ```sh
 cargo xtask bench                       # writes docs/benchmarks.md; Volatility 3 comes from PyPI
 cargo xtask bench --scans               # prints the section on signature scans
+cargo xtask bench --guard               # prints the section on guarding; needs root
 cargo xtask bench --appliance           # prints the section on the appliance
 export LYNCEUS_BENCH_VOL=…/bin/vol      # or this one
 export LYNCEUS_BENCH_LIBVMI=…/build/examples/vmi-process-list
