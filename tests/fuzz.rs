@@ -7,7 +7,8 @@
     unused_attributes,
     unused_imports,
     unreachable_pub,
-    reason = "targets are programs of their own, and say `no_main`"
+    clippy::duplicate_mod,
+    reason = "targets are programs of their own, say `no_main`, and take in what several of them need"
 )]
 
 extern crate self as libfuzzer_sys;
