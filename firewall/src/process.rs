@@ -4,10 +4,10 @@
 //! out of guest memory. *Never*: lets pass what is not known; a rule may say otherwise, for itself.
 
 use lynceus_policy::{Action, ProcessEntry, Rule, Verdict};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A process of a VM.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Process {
     /// Its number.
     pub pid: u32,
@@ -32,7 +32,8 @@ impl Process {
 }
 
 /// Who is behind a connection.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Who {
     /// Nobody has looked yet.
     #[default]

@@ -13,7 +13,7 @@ mod guard;
 mod kernels;
 mod metrics;
 mod process;
-mod protocol;
+pub(crate) mod protocol;
 mod respond;
 mod schedule;
 mod status;
@@ -22,7 +22,7 @@ mod supervisor;
 mod tell;
 mod vms;
 mod watched;
-mod worker;
+pub(crate) mod worker;
 mod workers;
 
 pub(crate) use config::{Config, DEFAULT_SOCKET};
@@ -30,7 +30,6 @@ pub(crate) use control::{Answer, Request, ask};
 pub(crate) use protocol::Process;
 pub(crate) use schedule::some_time;
 pub(crate) use status::{FoundRow, ResponseRow, Status, VmRow};
-pub(crate) use worker::run as run_worker;
 
 use crate::commands::enforcer;
 use crate::sandbox;

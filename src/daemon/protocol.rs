@@ -1,8 +1,10 @@
-//! What the supervisor and a worker say to each other: JSON lines over a pair of sockets.
+//! What the supervisor, or who asks about connections, and a worker say to each other: JSON lines over a pair of sockets.
 //!
 //! *Does*: names every message, and reads lines of bounded length. *Trusts*: nothing that a worker says: whoever owns a guest may come to own
 //! the worker that reads it. *Never*: lets either side have more than one question open.
 
+use lynceus_firewall::Who;
+use lynceus_introspect::linux::Connection;
 use lynceus_policy::syntax;
 use lynceus_scanners::Finding;
 use lynceus_scanners::signatures::Summary;
@@ -16,41 +18,43 @@ use std::path::PathBuf;
 /// The longest message: the evidence of a finding with some thousand pages.
 const MAX_LINE_BYTES: u64 = 64 << 20;
 /// A look tells so many findings, and counts the others.
-pub(super) const MAX_FINDINGS: usize = 1000;
+pub(crate) const MAX_FINDINGS: usize = 1000;
 /// A look tells so many gaps, and counts the others.
-pub(super) const MAX_GAPS_TOLD: usize = 8;
+pub(crate) const MAX_GAPS_TOLD: usize = 8;
 
 /// The first line that a worker reads.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Begin {
+pub(crate) struct Begin {
     /// What to look at: `pid:N`, `xen:N`, or a dump's path.
-    pub(super) target: String,
+    pub(crate) target: String,
     /// What the VM is called.
-    pub(super) vm: String,
+    pub(crate) vm: String,
     /// Where kernel profiles are kept.
-    pub(super) profiles: Option<PathBuf>,
+    pub(crate) profiles: Option<PathBuf>,
     /// Rule files and folders.
-    pub(super) rules: Vec<PathBuf>,
+    pub(crate) rules: Vec<PathBuf>,
     /// A list of hashes.
-    pub(super) hashes: Option<PathBuf>,
+    pub(crate) hashes: Option<PathBuf>,
     /// Looks at a moving guest before it is paused.
-    pub(super) tries: u32,
+    pub(crate) tries: u32,
     /// The longest pause; 0 never pauses.
-    pub(super) pause_ms: u64,
+    pub(crate) pause_ms: u64,
     /// Read a Xen domain through a handle that could read others as well.
-    pub(super) allow_unrestricted: bool,
+    pub(crate) allow_unrestricted: bool,
     /// What the worker may allocate.
-    pub(super) memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// Kernels that are unpacked, by the digests of their files.
-    pub(super) kernels: BTreeMap<String, PathBuf>,
+    pub(crate) kernels: BTreeMap<String, PathBuf>,
     /// Only unpack the kernel's file of this digest, and read no guest.
-    pub(super) unpacks: Option<String>,
+    pub(crate) unpacks: Option<String>,
+    /// Read the kernel's own file, to compare with: who answers questions about connections needs none.
+    pub(crate) compares: bool,
 }
 
 /// What the supervisor asks of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Request {
+pub(crate) enum Request {
     /// Run detectors, by name.
     Look(Vec<String>),
     /// Scan these parts for signatures.
@@ -59,6 +63,8 @@ pub(super) enum Request {
     Evidence(Box<Finding>),
     /// List the processes.
     Processes,
+    /// Name the processes that hold a connection's socket.
+    Who(Connection),
     /// The answer to [`Reply::Pause`] and [`Reply::Resume`]: why it failed, where it did.
     Paused(Option<String>),
 }
@@ -66,7 +72,7 @@ pub(super) enum Request {
 /// What a worker answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// It is locked down, has found the kernel, and waits for requests.
     Ready(Box<Ready>),
     /// What a look or a scan found.
@@ -75,6 +81,8 @@ pub(super) enum Reply {
     Evidence(Option<String>),
     /// The guest's processes.
     Processes(Vec<Process>),
+    /// Who is behind a connection.
+    Who(Who),
     /// The guest moves too fast: pause it.
     Pause,
     /// And let it go on.
@@ -90,36 +98,36 @@ pub(super) enum Reply {
 
 /// What a worker knows of its guest once it is attached.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
-pub(super) struct Ready {
+pub(crate) struct Ready {
     /// The kernel's release.
-    pub(super) release: String,
+    pub(crate) release: String,
     /// Where its profile came from.
-    pub(super) profile: String,
+    pub(crate) profile: String,
     /// The file that its code is compared with.
-    pub(super) image: Option<String>,
+    pub(crate) image: Option<String>,
     /// Its digest, where the worker had to read it by itself.
-    pub(super) unshared: Option<String>,
+    pub(crate) unshared: Option<String>,
     /// The layers of the lock-down that this host's kernel lacks.
-    pub(super) missing_layers: Vec<String>,
+    pub(crate) missing_layers: Vec<String>,
     /// What people should know.
-    pub(super) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// How long it took.
-    pub(super) took_ms: u64,
+    pub(crate) took_ms: u64,
 }
 
 /// What came of a look.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
-pub(super) struct Looked {
+pub(crate) struct Looked {
     /// What was found, the first [`MAX_FINDINGS`] of it.
-    pub(super) findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
     /// Findings beyond those.
-    pub(super) more: u64,
+    pub(crate) more: u64,
     /// How much could not be read.
-    pub(super) gaps: u64,
+    pub(crate) gaps: u64,
     /// The first of these.
-    pub(super) told_gaps: Vec<String>,
+    pub(crate) told_gaps: Vec<String>,
     /// What a scan covered.
-    pub(super) scanned: Option<Summary>,
+    pub(crate) scanned: Option<Summary>,
 }
 
 /// A process, as `lynceus top` shows it.
@@ -141,45 +149,45 @@ pub(crate) struct Process {
 
 /// One end of the pair.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
     reader: BufReader<UnixStream>,
 }
 
 impl Channel {
     /// Speaks over a socket.
-    pub(super) fn new(stream: UnixStream) -> Channel {
+    pub(crate) fn new(stream: UnixStream) -> Channel {
         Channel { reader: BufReader::new(stream) }
     }
 
     /// Sends a message.
-    pub(super) fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
+    pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
         send(self.reader.get_mut(), message)
     }
 
     /// Sends bytes after a message that announced them.
-    pub(super) fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes)
     }
 
     /// For bytes that a message announced.
-    pub(super) fn writer(&mut self) -> &mut impl Write {
+    pub(crate) fn writer(&mut self) -> &mut impl Write {
         self.reader.get_mut()
     }
 
     /// The same at the other end.
-    pub(super) fn reader(&mut self) -> &mut impl Read {
+    pub(crate) fn reader(&mut self) -> &mut impl Read {
         &mut self.reader
     }
 
     /// Bytes that a message announced.
-    pub(super) fn receive_bytes(&mut self, len: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn receive_bytes(&mut self, len: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let got = self.reader.by_ref().take(len.min(MAX_LINE_BYTES)).read_to_end(&mut bytes)?;
         if got as u64 == len { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     /// The next message; none at the end.
-    pub(super) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let mut line = Vec::new();
         let got = self.reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
         match line.last() {
@@ -193,7 +201,7 @@ impl Channel {
 }
 
 /// Sends a message as a line.
-pub(super) fn send<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
+pub(crate) fn send<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.write_all(&line)

@@ -8,6 +8,7 @@ use crate::attach::{Guest, Prepared};
 use crate::cli::LookArgs;
 use crate::commands::ps;
 use crate::output::escape;
+use crate::process_rules::who;
 use crate::sandbox::{self, Limits};
 use anyhow::{Context, Result, bail};
 use lynceus_introspect::memory::ram_bytes;
@@ -86,7 +87,8 @@ impl Worker {
             (!begin.rules.is_empty() || begin.hashes.is_some()).then(|| rules(begin)).transpose()?;
         // All that takes rights comes before the first byte of the guest is read.
         let pauser = AskSupervisor(channel.clone());
-        let prepared = Prepared::open(&begin.target, &look(begin))?.with_image(None)?;
+        let prepared = Prepared::open(&begin.target, &look(begin))?;
+        let prepared = if begin.compares { prepared.with_image(None)? } else { prepared };
         let prepared =
             prepared.with_unpacked(&begin.kernels).for_worker(&begin.vm, Some(Arc::new(pauser)))?;
         let limits = Limits { memory_bytes: begin.memory_bytes, ..Limits::default() };
@@ -96,7 +98,7 @@ impl Worker {
             send(&channel, &Reply::Learned(learned.len() as u64))?;
             channel.lock().unwrap_or_else(PoisonError::into_inner).send_bytes(&learned)?;
         }
-        let image = guest.find_image()?;
+        let image = if begin.compares { guest.find_image()? } else { None };
         let mut warnings = Vec::new();
         let rules = match signatures {
             Some((rules, hashes)) => {
@@ -143,6 +145,7 @@ impl Worker {
             Request::Scan(scopes) => self.scan(&scopes),
             Request::Evidence(finding) => self.evidence(&finding),
             Request::Processes => Reply::Processes(self.processes()),
+            Request::Who(connection) => Reply::Who(who(self.guest.linux(), &connection)),
             Request::Paused(_) => Reply::Failed("an answer that nobody waits for".to_owned()),
         }
     }
@@ -230,4 +233,4 @@ impl Pause for AskSupervisor {
 }
 
 /// How long the supervisor should wait for a worker to be ready: a kernel that nobody knows is searched for in all of RAM.
-pub(super) const TIME_TO_ATTACH: Duration = Duration::from_secs(120);
+pub(crate) const TIME_TO_ATTACH: Duration = Duration::from_secs(120);

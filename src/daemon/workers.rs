@@ -361,5 +361,6 @@ pub(super) fn begin(config: &Config, seen: &Seen) -> Begin {
         memory_bytes: config.workers.memory_mib << 20,
         kernels: BTreeMap::new(),
         unpacks: None,
+        compares: true,
     }
 }

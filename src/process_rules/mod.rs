@@ -5,12 +5,16 @@
 //! kernel finds its sockets in its tables. *Never*: lets a connection pass because it could not find out: without an answer the
 //! kernel drops it, and "not known" and "not in time" are answers of their own, which deny unless the rule says otherwise.
 //!
-//! [`start`] is all there is to call. Each VM has a thread of its own ([`vm`]): one whose memory takes long to search holds no other up.
+//! [`start`] is all there is to call. Each VM has a thread of its own ([`vm`]), one whose memory takes long to search holds no other up; and a locked-down
+//! process that reads it ([`looker`]): nothing here reads a guest.
 
+mod looker;
 mod policies;
 mod question;
 mod vm;
 mod who;
+
+pub(crate) use who::who;
 
 use crate::nflog::{Listener, Queues};
 use lynceus_firewall::flows::FlowEvent;

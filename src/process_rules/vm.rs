@@ -3,21 +3,17 @@
 //! *Does*: attaches in the background, and again after what is known of the guest has led nowhere: it may have been started anew.
 //! *Never*: makes a connection wait for an attach: until the memory is there, it is not known who is behind any of them.
 
+use super::looker::Looker;
 use super::policies::Policies;
 use super::question::Question;
-use super::who::who;
 use super::{News, Tell};
 use crate::nflog::Queues;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use lynceus_firewall::flows::FlowEvent;
 use lynceus_firewall::nft::Nft;
 use lynceus_firewall::queue::Waiting;
 use lynceus_firewall::{Moment, Who, judge};
-use lynceus_introspect::find;
-use lynceus_introspect::linux::LinuxGuest;
-use lynceus_introspect::target::Target;
 use lynceus_policy::{Timestamp, Verdict};
-use lynceus_profiles::store::ProfileStore;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, channel, sync_channel};
 use std::time::{Duration, Instant};
@@ -85,9 +81,9 @@ struct Worker {
     policies: Arc<Policies>,
     tell: Tell,
     nft: Nft,
-    guest: Option<LinuxGuest>,
+    guest: Option<Looker>,
     /// An attach that goes on in the background.
-    coming: Option<Receiver<Result<LinuxGuest>>>,
+    coming: Option<Receiver<Result<(Looker, String)>>>,
     tried: Option<Instant>,
     /// Told already.
     failure: String,
@@ -110,9 +106,9 @@ impl Worker {
     /// Takes what an attach has come to, and begins one where it is time.
     fn attach(&mut self) {
         match self.coming.as_ref().map(Receiver::try_recv) {
-            Some(Ok(Ok(guest))) => {
+            Some(Ok(Ok((guest, release)))) => {
                 if self.guest.is_none() {
-                    self.news(format!("looked into: {}", guest.kernel().profile.identity.banner));
+                    self.news(format!("looked into: {release}"));
                 }
                 (self.guest, self.coming, self.is_lost) = (Some(guest), None, false);
                 self.failure.clear();
@@ -133,7 +129,7 @@ impl Worker {
             let name = self.name.clone();
             std::thread::spawn(move || {
                 // Nobody waits for it any more when the VM has no rules about processes now.
-                let _ = done.send(attached(&name));
+                let _ = done.send(Looker::start(&name));
             });
             (self.coming, self.tried) = (Some(coming), Some(Instant::now()));
         }
@@ -145,7 +141,7 @@ impl Worker {
         let Some(state) = self.policies.now() else { return };
         let Some(policy) = state.policy(&self.name) else { return };
         let Some(question) = Question::of(&flow, &state, &self.name) else { return };
-        let who = self.guest.as_ref().map_or(Who::Unknown, |guest| who(guest, &question.in_guest()));
+        let Some(who) = self.who(&question) else { return };
         self.is_lost |= who == Who::Unknown;
         // The kernel has come past the rules with a rate that stand before; what is behind does not count for it.
         let rated = policy.rules().filter(|rule| rule.rate.is_some());
@@ -165,16 +161,19 @@ impl Worker {
         }
     }
 
+    /// Who is behind a connection. None where the process that is asked has died or does not answer: it is ended, the sender sends again, and
+    /// is asked about then.
+    fn who(&mut self, question: &Question) -> Option<Who> {
+        let Some(guest) = &mut self.guest else { return Some(Who::Unknown) };
+        let asked = guest.who(&question.in_guest());
+        if let Err(error) = &asked {
+            (self.guest, self.is_lost) = (None, true);
+            self.news(format!("cannot be asked: {error:#}"));
+        }
+        asked.ok()
+    }
+
     fn news(&self, text: String) {
         (self.tell)(News::Guest { vm: self.name.clone(), text });
     }
-}
-
-fn attached(name: &str) -> Result<LinuxGuest> {
-    let target = Target::open(name)?;
-    if let Target::Dump { path, .. } = target {
-        bail!("{} is a file of that name, not a VM", path.display());
-    }
-    let store = ProfileStore::open(ProfileStore::default_directory()).ok();
-    Ok(find::attach_target(&target, store.as_ref())?.guest)
 }

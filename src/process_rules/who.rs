@@ -1,4 +1,4 @@
-//! Who is behind a connection: one look at a guest's memory.
+//! Who is behind a connection: one look at a guest's memory, in the process of a [`Looker`](super::looker::Looker).
 
 use lynceus_firewall::{Process, Who};
 use lynceus_introspect::linux::{Connection, LinuxGuest, Socket, SocketState, Task, View, container_of};
@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const OPTIONS: Options = Options { tries: 4, max_pause: Duration::ZERO, max_log_bytes: 32 << 20 };
 
 /// The processes that hold the connection's socket. What the guest moved meanwhile, or what could not be read, is no knowledge.
-pub(super) fn who(guest: &LinuxGuest, connection: &Connection) -> Who {
+pub(crate) fn who(guest: &LinuxGuest, connection: &Connection) -> Who {
     let started = Instant::now();
     let found = guest.observe(&OPTIONS, |view| look(view, connection)).result;
     if started.elapsed() > PATIENCE {

@@ -28,6 +28,11 @@ impl Enforcer {
         Ok(enforcer)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Reads until it tells of something.
     pub(crate) fn until(&mut self, event: &str) -> Result<String> {
         loop {

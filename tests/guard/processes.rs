@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lynceus_lab::guest::Card;
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use serde_json::Value;
+use std::fs;
 
 const MAC: &str = "52:54:00:00:00:08";
 pub(crate) const OUTSIDE: &str = "192.0.2.1";
@@ -52,6 +53,25 @@ impl Desk {
         ))?;
         Ok(said.contains("REACHED"))
     }
+}
+
+/// Who enforces reads no guest. A process that may do nothing else does, and when it dies the next one answers in its place.
+fn a_worker_is_locked_down_and_replaced(desk: &Desk, enforcer: &Enforcer) -> Result<()> {
+    let ram = fs::canonicalize(desk.guest.ram_file())?.display().to_string();
+    let of = |pid: &str, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let own = enforcer.pid().to_string();
+    ensure!(!of(&own, "maps").contains(&ram), "the enforcer has mapped the guest's memory");
+    let all = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut workers = all.filter(|pid| of(pid, "status").contains(&format!("\nPPid:\t{own}\n")));
+    let worker = workers.find(|pid| of(pid, "maps").contains(&ram)).context("nobody reads the guest")?;
+    let status = of(&worker, "status");
+    for layer in ["\nSeccomp:\t2\n", "\nNoNewPrivs:\t1\n", "\nCapEff:\t0000000000000000\n"] {
+        ensure!(status.contains(layer), "{layer:?} is not in {status}");
+    }
+    crate::world::run(&format!("kill -KILL {worker}"))?;
+    // The first packet finds nobody, the one after it does.
+    ensure!(desk.reaches("good", OUTSIDE, 1000)?, "nobody took over");
+    Ok(())
 }
 
 /// The next flow for a service that the enforcer tells of, of a rule about a process.
@@ -104,6 +124,8 @@ fn packets_of_one_program_pass_and_of_another_do_not() -> Result<()> {
     desk.guest.run("/opt/bad/busybox nslookup a.test 192.0.2.1 || true")?;
     let told = flow(&mut enforcer, "udp/53")?;
     ensure!(behind(&told)? == ("reject", "/opt/bad/busybox"), "{told}");
+
+    a_worker_is_locked_down_and_replaced(&desk, &enforcer)?;
 
     // Who listens decides about what comes in.
     for (program, port) in [("good", 2000), ("bad", 2001)] {

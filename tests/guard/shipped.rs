@@ -37,7 +37,7 @@ impl Site {
             "ip netns add {h}; ip netns add {o}
              ip -n {h} link set lo up; ip -n {o} link set lo up
              ip netns exec {h} sh -c 'cd /proc/sys/net; echo 1 > ipv4/ip_forward; echo 1 > ipv6/conf/all/forwarding
-               echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit'
+               echo 0 > ipv4/icmp_ratemask; echo > ipv6/icmp/ratemask'
              ip -n {h} link add eth0 type veth peer name eth0 netns {o}
              ip -n {h} link set eth0 up; ip -n {o} link set eth0 up
              ip -n {h} addr add 198.18.0.1/30 dev eth0; ip -n {o} addr add 198.18.0.2/30 dev eth0

@@ -93,8 +93,9 @@ impl World {
         std::fs::create_dir(world.policy())?;
         let host = world.ns("h");
         run(&format!("ip netns add {host}; ip -n {host} link set lo up")).context("namespaces need root")?;
-        let knobs = "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0 \
-                     net.ipv6.icmp.ratelimit=0 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0";
+        // No kind of ICMP message is limited, by its receiver or over all: a rejection that is not sent looks like a packet that was dropped.
+        let knobs = "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratemask=0 \
+                     net.ipv6.icmp.ratemask= net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0";
         for knob in knobs.split_whitespace() {
             let (name, value) = knob.split_once('=').context("a knob")?;
             let path = format!("/proc/sys/{}", name.replace('.', "/"));

@@ -7,6 +7,7 @@
 use super::types::{Endpoint, Protocol, Socket, SocketState};
 use crate::linux::{Task, View};
 use crate::{GapReason, Gva, Partial};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 const MAX_DESCRIPTORS: u64 = 1 << 22;
 
 /// A connection as the guest has it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Connection {
     /// TCP or UDP.
     pub protocol: Protocol,

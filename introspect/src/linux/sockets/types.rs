@@ -1,6 +1,7 @@
 //! What a socket is to those who read a listing.
 
 use crate::Gva;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 /// A socket.
@@ -56,7 +57,8 @@ pub struct Owner {
 }
 
 /// A protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// TCP.
     Tcp,
