@@ -1,6 +1,6 @@
 //! What the lab guest is meant to plant, checked against its truth: a test that compares two empty lists proves nothing.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::time::Duration;
 
 use crate::truth::{SocketKind, Task, Truth};
@@ -146,7 +146,10 @@ pub fn whole(
         lacks = missing.join("; ");
         Ok(missing.is_empty().then_some(truth))
     });
-    found.with_context(|| format!("the scenery lacks: {lacks}"))
+    match found {
+        Err(error) if !lacks.is_empty() => Err(error.context(format!("the scenery lacks: {lacks}"))),
+        found => found,
+    }
 }
 
 /// Everything of the scenery that this truth does not show; empty for a guest that planted all of it.
