@@ -89,7 +89,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Respond(command) => appliance::respond(output, command),
         Command::Reload(args) => appliance::reload(&args),
         Command::Config(ConfigCommand::Check(args)) => appliance::check(&args),
-        Command::Worker => crate::daemon::worker::run().map(|()| Outcome::Clean),
+        Command::Worker => crate::daemon::run_worker().map(|()| Outcome::Clean),
         Command::Isolate(args) => firewall::isolate(&args, true),
         Command::Release(args) => firewall::isolate(&args, false),
         Command::Selftest(SelftestCommand::Sandbox(args)) => selftest::run(output, &args),

@@ -57,16 +57,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts a worker. What it says comes as events.
     pub(super) fn start(id: WorkerId, begin: &Begin, events: &SyncSender<Event>) -> Result<Worker> {
-        let (mut ours, theirs) = UnixStream::pair().context("no sockets for a worker")?;
-        ours.set_write_timeout(Some(SEND_TIMEOUT)).context("no time limit on a worker's socket")?;
-        let mut child = Command::new("/proc/self/exe")
-            .arg("worker")
-            .env_clear()
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("a worker cannot be started")?;
+        let (mut child, mut ours) = spawn()?;
         let last_words = LastWords::default();
         let begun = protocol::send(&mut ours, begin).context("a worker does not read");
         let reader = begun.and_then(|()| ours.try_clone().context("no second handle of a socket"));
@@ -109,25 +100,43 @@ impl Worker {
 
     /// Ends it, and tells how it had ended if it had before. Where it has hung up it may be about to end by itself.
     pub(super) fn end(mut self, hung_up: bool) -> String {
-        let mut ended = self.child.try_wait().ok().flatten();
-        for _ in 0..LAST_BREATHS {
-            if ended.is_some() || !hung_up {
-                break;
-            }
-            std::thread::sleep(LAST_BREATH);
-            ended = self.child.try_wait().ok().flatten();
+        let words = self.last_words;
+        end(&mut self.child, hung_up, || words.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// A worker's process, and this end of the channel to it.
+pub(super) fn spawn() -> Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair().context("no sockets for a worker")?;
+    ours.set_write_timeout(Some(SEND_TIMEOUT)).context("no time limit on a worker's socket")?;
+    let child = Command::new("/proc/self/exe")
+        .arg("worker")
+        .env_clear()
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("a worker cannot be started")?;
+    Ok((child, ours))
+}
+
+/// Ends a worker's process, and tells how it had ended if it had before. Where it has hung up it may be about to end by itself.
+pub(super) fn end(child: &mut Child, hung_up: bool, last_words: impl FnOnce() -> String) -> String {
+    let mut ended = child.try_wait().ok().flatten();
+    for _ in 0..LAST_BREATHS {
+        if ended.is_some() || !hung_up {
+            break;
         }
-        if ended.is_none() {
-            let _ = self.child.kill();
-        }
-        match self.child.wait() {
-            Ok(_) if ended.is_none() => "ended by the supervisor".to_owned(),
-            Ok(status) => {
-                let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-                End::of(status, &words).to_string()
-            }
-            Err(error) => format!("how it ended is not known: {error}"),
-        }
+        std::thread::sleep(LAST_BREATH);
+        ended = child.try_wait().ok().flatten();
+    }
+    if ended.is_none() {
+        let _ = child.kill();
+    }
+    match child.wait() {
+        Ok(_) if ended.is_none() => "ended by the supervisor".to_owned(),
+        Ok(status) => End::of(status, &last_words()).to_string(),
+        Err(error) => format!("how it ended is not known: {error}"),
     }
 }
 

@@ -14,47 +14,48 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The longest message: the evidence of a finding with some thousand pages.
 const MAX_LINE_BYTES: u64 = 64 << 20;
 /// A look tells so many findings, and counts the others.
-pub(crate) const MAX_FINDINGS: usize = 1000;
+pub(super) const MAX_FINDINGS: usize = 1000;
 /// A look tells so many gaps, and counts the others.
-pub(crate) const MAX_GAPS_TOLD: usize = 8;
+pub(super) const MAX_GAPS_TOLD: usize = 8;
 
 /// The first line that a worker reads.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Begin {
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub(super) struct Begin {
     /// What to look at: `pid:N`, `xen:N`, or a dump's path.
-    pub(crate) target: String,
+    pub(super) target: String,
     /// What the VM is called.
-    pub(crate) vm: String,
+    pub(super) vm: String,
     /// Where kernel profiles are kept.
-    pub(crate) profiles: Option<PathBuf>,
+    pub(super) profiles: Option<PathBuf>,
     /// Rule files and folders.
-    pub(crate) rules: Vec<PathBuf>,
+    pub(super) rules: Vec<PathBuf>,
     /// A list of hashes.
-    pub(crate) hashes: Option<PathBuf>,
+    pub(super) hashes: Option<PathBuf>,
     /// Looks at a moving guest before it is paused.
-    pub(crate) tries: u32,
+    pub(super) tries: u32,
     /// The longest pause; 0 never pauses.
-    pub(crate) pause_ms: u64,
+    pub(super) pause_ms: u64,
     /// Read a Xen domain through a handle that could read others as well.
-    pub(crate) allow_unrestricted: bool,
+    pub(super) allow_unrestricted: bool,
     /// What the worker may allocate.
-    pub(crate) memory_bytes: u64,
+    pub(super) memory_bytes: u64,
     /// Kernels that are unpacked, by the digests of their files.
-    pub(crate) kernels: BTreeMap<String, PathBuf>,
+    pub(super) kernels: BTreeMap<String, PathBuf>,
     /// Only unpack the kernel's file of this digest, and read no guest.
-    pub(crate) unpacks: Option<String>,
+    pub(super) unpacks: Option<String>,
     /// Read the kernel's own file, to compare with: who answers questions about connections needs none.
-    pub(crate) compares: bool,
+    pub(super) compares: bool,
 }
 
 /// What the supervisor asks of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Request {
+pub(super) enum Request {
     /// Run detectors, by name.
     Look(Vec<String>),
     /// Scan these parts for signatures.
@@ -72,7 +73,7 @@ pub(crate) enum Request {
 /// What a worker answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Reply {
+pub(super) enum Reply {
     /// It is locked down, has found the kernel, and waits for requests.
     Ready(Box<Ready>),
     /// What a look or a scan found.
@@ -98,36 +99,36 @@ pub(crate) enum Reply {
 
 /// What a worker knows of its guest once it is attached.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
-pub(crate) struct Ready {
+pub(super) struct Ready {
     /// The kernel's release.
-    pub(crate) release: String,
+    pub(super) release: String,
     /// Where its profile came from.
-    pub(crate) profile: String,
+    pub(super) profile: String,
     /// The file that its code is compared with.
-    pub(crate) image: Option<String>,
+    pub(super) image: Option<String>,
     /// Its digest, where the worker had to read it by itself.
-    pub(crate) unshared: Option<String>,
+    pub(super) unshared: Option<String>,
     /// The layers of the lock-down that this host's kernel lacks.
-    pub(crate) missing_layers: Vec<String>,
+    pub(super) missing_layers: Vec<String>,
     /// What people should know.
-    pub(crate) warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
     /// How long it took.
-    pub(crate) took_ms: u64,
+    pub(super) took_ms: u64,
 }
 
 /// What came of a look.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
-pub(crate) struct Looked {
+pub(super) struct Looked {
     /// What was found, the first [`MAX_FINDINGS`] of it.
-    pub(crate) findings: Vec<Finding>,
+    pub(super) findings: Vec<Finding>,
     /// Findings beyond those.
-    pub(crate) more: u64,
+    pub(super) more: u64,
     /// How much could not be read.
-    pub(crate) gaps: u64,
+    pub(super) gaps: u64,
     /// The first of these.
-    pub(crate) told_gaps: Vec<String>,
+    pub(super) told_gaps: Vec<String>,
     /// What a scan covered.
-    pub(crate) scanned: Option<Summary>,
+    pub(super) scanned: Option<Summary>,
 }
 
 /// A process, as `lynceus top` shows it.
@@ -149,45 +150,50 @@ pub(crate) struct Process {
 
 /// One end of the pair.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub(super) struct Channel {
     reader: BufReader<UnixStream>,
 }
 
 impl Channel {
     /// Speaks over a socket.
-    pub(crate) fn new(stream: UnixStream) -> Channel {
+    pub(super) fn new(stream: UnixStream) -> Channel {
         Channel { reader: BufReader::new(stream) }
     }
 
+    /// From here on nothing is waited for longer.
+    pub(super) fn wait_at_most(&self, patience: Duration) -> io::Result<()> {
+        self.reader.get_ref().set_read_timeout(Some(patience))
+    }
+
     /// Sends a message.
-    pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
+    pub(super) fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
         send(self.reader.get_mut(), message)
     }
 
     /// Sends bytes after a message that announced them.
-    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes)
     }
 
     /// For bytes that a message announced.
-    pub(crate) fn writer(&mut self) -> &mut impl Write {
+    pub(super) fn writer(&mut self) -> &mut impl Write {
         self.reader.get_mut()
     }
 
     /// The same at the other end.
-    pub(crate) fn reader(&mut self) -> &mut impl Read {
+    pub(super) fn reader(&mut self) -> &mut impl Read {
         &mut self.reader
     }
 
     /// Bytes that a message announced.
-    pub(crate) fn receive_bytes(&mut self, len: u64) -> io::Result<Vec<u8>> {
+    pub(super) fn receive_bytes(&mut self, len: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let got = self.reader.by_ref().take(len.min(MAX_LINE_BYTES)).read_to_end(&mut bytes)?;
         if got as u64 == len { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     /// The next message; none at the end.
-    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    pub(super) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let mut line = Vec::new();
         let got = self.reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
         match line.last() {
@@ -201,7 +207,7 @@ impl Channel {
 }
 
 /// Sends a message as a line.
-pub(crate) fn send<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
+pub(super) fn send<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.write_all(&line)

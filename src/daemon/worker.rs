@@ -233,4 +233,4 @@ impl Pause for AskSupervisor {
 }
 
 /// How long the supervisor should wait for a worker to be ready: a kernel that nobody knows is searched for in all of RAM.
-pub(crate) const TIME_TO_ATTACH: Duration = Duration::from_secs(120);
+pub(super) const TIME_TO_ATTACH: Duration = Duration::from_secs(120);

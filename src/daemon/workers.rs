@@ -17,7 +17,6 @@ use crate::sandbox;
 use lynceus_policy::Look;
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::DETECTORS;
-use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
@@ -359,8 +358,7 @@ pub(super) fn begin(config: &Config, seen: &Seen) -> Begin {
         pause_ms: config.looks.pause_ms,
         allow_unrestricted: config.vms.allow_unrestricted,
         memory_bytes: config.workers.memory_mib << 20,
-        kernels: BTreeMap::new(),
-        unpacks: None,
         compares: true,
+        ..Begin::default()
     }
 }

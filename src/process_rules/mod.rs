@@ -6,9 +6,8 @@
 //! kernel drops it, and "not known" and "not in time" are answers of their own, which deny unless the rule says otherwise.
 //!
 //! [`start`] is all there is to call. Each VM has a thread of its own ([`vm`]), one whose memory takes long to search holds no other up; and a locked-down
-//! process that reads it ([`looker`]): nothing here reads a guest.
+//! process that reads it ([`Looker`](crate::daemon::Looker)): nothing here reads a guest.
 
-mod looker;
 mod policies;
 mod question;
 mod vm;

@@ -3,10 +3,10 @@
 //! *Does*: attaches in the background, and again after what is known of the guest has led nowhere: it may have been started anew.
 //! *Never*: makes a connection wait for an attach: until the memory is there, it is not known who is behind any of them.
 
-use super::looker::Looker;
 use super::policies::Policies;
 use super::question::Question;
 use super::{News, Tell};
+use crate::daemon::Looker;
 use crate::nflog::Queues;
 use anyhow::Result;
 use lynceus_firewall::flows::FlowEvent;

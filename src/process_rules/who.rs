@@ -1,4 +1,4 @@
-//! Who is behind a connection: one look at a guest's memory, in the process of a [`Looker`](super::looker::Looker).
+//! Who is behind a connection: one look at a guest's memory, in the process of a [`Looker`](crate::daemon::Looker).
 
 use lynceus_firewall::{Process, Who};
 use lynceus_introspect::linux::{Connection, LinuxGuest, Socket, SocketState, Task, View, container_of};
