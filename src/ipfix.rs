@@ -2,8 +2,8 @@
 //!
 //! *Does*: sends. *Never*: waits for a collector, or stops because there is none: UDP has no answer, and what is not heard is lost.
 
+use crate::commands::flows::FlowRow;
 use anyhow::{Context, Result};
-use lynceus_firewall::flows::FlowEvent;
 use lynceus_firewall::ipfix::Exporter;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::SystemTime;
@@ -31,10 +31,11 @@ impl Collector {
     }
 
     /// Sends flows, each with the port that it was seen at.
-    pub(crate) fn send(&mut self, flows: &[(&FlowEvent, &str)]) {
+    pub(crate) fn send(&mut self, rows: &[FlowRow]) {
+        let flows: Vec<_> = rows.iter().map(|row| (&row.event, &*row.port)).collect();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now_s = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-        for message in self.exporter.messages(flows, now_s) {
+        for message in self.exporter.messages(&flows, now_s) {
             // A refusal is that of an earlier datagram, and says nothing about this one.
             if self.socket.send(&message).is_err() {
                 let _ = self.socket.send(&message);

@@ -42,7 +42,7 @@ pub(super) fn run(output: Output, args: &FlowsArgs) -> Result<Outcome> {
         let wanted = flows.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX));
         let rows: Vec<FlowRow> = wanted.map(|event| ports.row(event)).collect();
         if let Some(collector) = &mut collector {
-            collector.send(&rows.iter().map(|row| (&row.event, &*row.port)).collect::<Vec<_>>());
+            collector.send(&rows);
         }
         for row in rows {
             left -= 1;
@@ -60,7 +60,7 @@ pub(crate) struct Ports<'a> {
 
 impl<'a> Ports<'a> {
     pub(crate) fn new(folder: &'a Path) -> Ports<'a> {
-        let devices = ports::devices(Path::new("/sys/class/net")).unwrap_or_default();
+        let devices = ports::devices(Path::new(super::firewall::DEVICES)).unwrap_or_default();
         Ports { folder, names: devices.into_iter().map(|device| (device.index, device.name)).collect() }
     }
 

@@ -88,7 +88,10 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
             if wants_alerts {
                 pass_on(&flow, &hears);
             }
-            export(of_processes.as_deref(), &[Ports::new(&folder).row(*flow)]);
+            // To find the ports takes a look at all of the host's interfaces.
+            if of_processes.is_some() {
+                export(of_processes.as_deref(), &[Ports::new(&folder).row(*flow)]);
+            }
         }
         News::Guest { vm, text } => {
             let _ = hears.send(Event::Guard(told("processes", Some(vm), text)));
@@ -120,7 +123,7 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
 fn export(collector: Option<&Mutex<Collector>>, rows: &[FlowRow]) {
     if let Some(collector) = collector {
         let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
-        collector.send(&rows.iter().map(|row| (&row.event, &*row.port)).collect::<Vec<_>>());
+        collector.send(rows);
     }
 }
 

@@ -16,7 +16,7 @@
 use super::PatchSites;
 use super::image::{KernelImage, Section};
 use super::{KernelFileError, image::Relocation};
-use crate::shared::{Packed, Shared, Table};
+use crate::shared::{Shared, Table};
 use crate::{BuildId, Identity, Symbols};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -119,13 +119,16 @@ impl KernelImage {
         let parts = parts.ok_or_else(broken)?;
         let part = |place: &Place| parts.part(place.0, place.1).ok_or_else(broken);
         let [names, entries, by_name] = &head.symbols;
-        let symbols =
-            Symbols { names: part(names)?, entries: table(part(entries)?), by_name: table(part(by_name)?) };
+        let symbols = Symbols {
+            names: part(names)?,
+            entries: Table::new(part(entries)?),
+            by_name: Table::new(part(by_name)?),
+        };
         let pieces = head.pieces.iter().map(|(at, place)| Ok((*at, part(place)?)));
         let pieces = pieces.collect::<Result<Vec<_>, KernelFileError>>()?;
         let relocations = head.relocations.as_ref().map(part).transpose()?;
-        let relocations = relocations.map(table::<Relocation, 5>);
-        let sites: PatchSites = table(part(&head.sites)?);
+        let relocations = relocations.map(Table::<Relocation, 5>::new);
+        let sites = PatchSites::new(part(&head.sites)?);
         let sections = head.sections.into_iter().map(|(name, start, end)| Section { name, start, end });
         let build_id = head.build_id.map(BuildId);
         let identity = Identity { build_id, banner: head.banner, release: head.release };
@@ -141,8 +144,4 @@ impl KernelImage {
             patch_sites: sites.into(),
         })
     }
-}
-
-fn table<T: Packed<N>, const N: usize>(part: Shared) -> Table<T, N> {
-    Table::new(part)
 }
