@@ -171,11 +171,12 @@ fn rules(old: Option<&State>, new: &State) -> Vec<Command> {
     // A VM of which nothing changed is not even compiled.
     let same = old.map(|old| unchanged(old, new)).unwrap_or_default();
     for path in [PortPath::Routed, PortPath::Bridged] {
-        let is_meant = |binding: &Binding| binding.path == Some(path) && !same.contains(&*binding.vm);
-        let of = |state: &State| {
-            let some = tables(&state.host_of(is_meant), path, state.generation, &state.moment());
+        let but = |same: &BTreeSet<&str>, state: &State| {
+            let host = state.host_of(|binding| binding.path == Some(path) && !same.contains(&*binding.vm));
+            let some = tables(&host, path, state.generation, &state.moment());
             Tables { asks: state.asks(), ..some }
         };
+        let of = |state: &State| but(&same, state);
         let is_used = |state: &State| path == PortPath::Routed || state.uses(path);
         match old.filter(|old| is_used(old)) {
             before if !is_used(new) => {
@@ -183,11 +184,7 @@ fn rules(old: Option<&State>, new: &State) -> Vec<Command> {
             }
             Some(before) => commands.extend(update(&of(before), &of(new)).nftables),
             // Nothing is there: nothing of it is the same.
-            None => {
-                let some = tables(&new.host(path), path, new.generation, &new.moment());
-                let all = Tables { asks: new.asks(), ..some };
-                commands.extend(install(&all).nftables);
-            }
+            None => commands.extend(install(&but(&BTreeSet::new(), new)).nftables),
         }
     }
     commands

@@ -4,9 +4,10 @@
 //!
 //! Layouts: `struct nlmsghdr`, `struct nlattr` (`include/uapi/linux/netlink.h`), `struct nfgenmsg` (`nfnetlink.h`), Linux 6.1.
 
-/// `NLM_F_REQUEST`, and with `NLM_F_ACK`.
+/// `NLM_F_REQUEST`, `NLM_F_ACK`, and both.
 pub(crate) const REQUEST: u16 = 1;
-pub(crate) const REQUEST_AND_ACK: u16 = 5;
+pub(crate) const ACK: u16 = 4;
+pub(crate) const REQUEST_AND_ACK: u16 = REQUEST | ACK;
 /// `NLMSG_ERROR`.
 pub(crate) const ERROR: u16 = 2;
 /// Bytes of each packet that are asked for: headers with all usual options.
@@ -17,12 +18,24 @@ pub(crate) const GENERAL_BYTES: usize = 4;
 
 /// A message to nfnetlink, about a group or a queue.
 pub(crate) fn message(kind: u16, flags: u16, number: u16, attributes: &[u8]) -> Vec<u8> {
+    frame(kind, flags, 0, (0, number), attributes)
+}
+
+/// The same with its place in a sequence, about a family and a number.
+pub(crate) fn frame(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    (family, number): (u8, u16),
+    attributes: &[u8],
+) -> Vec<u8> {
     let len = (HEADER_BYTES + GENERAL_BYTES + attributes.len()) as u32;
     let mut message = len.to_le_bytes().to_vec();
     message.extend(kind.to_le_bytes());
     message.extend(flags.to_le_bytes());
-    message.extend([0; 8]);
-    message.extend([0, 0]);
+    message.extend(sequence.to_le_bytes());
+    message.extend([0; 4]);
+    message.extend([family, 0]);
     message.extend(number.to_be_bytes());
     message.extend(attributes);
     message

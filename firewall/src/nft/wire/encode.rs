@@ -5,6 +5,7 @@
 use super::attribute::Attributes;
 use super::key::Shape;
 use super::rule;
+use crate::netlink::{ACK, REQUEST, frame};
 use crate::nft::ask;
 use crate::nft::model::{Command, Element, Elements, Object, Set, Transaction};
 use crate::nft::table::{Path, port_set};
@@ -26,9 +27,7 @@ const DELETE_OBJECT: u16 = SUBSYSTEM | 20;
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
 const BEGIN: u16 = 16;
 const END: u16 = 17;
-/// `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_CREATE`, `NLM_F_APPEND`.
-pub(super) const REQUEST: u16 = 1;
-pub(super) const ACK: u16 = 4;
+/// `NLM_F_CREATE`, `NLM_F_APPEND`.
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 /// Bytes of elements in one message: an attribute's length has 16 bits.
@@ -76,15 +75,7 @@ impl Batch {
     /// `struct nlmsghdr`, `struct nfgenmsg`, attributes. Messages are numbered from 0, in order.
     fn frame(&mut self, kind: u16, flags: u16, family: u8, id: u16, attributes: &Attributes) -> Option<()> {
         self.last = self.bytes.len();
-        let len = u32::try_from(attributes.len()).ok()?.checked_add(20)?;
-        self.bytes.extend(len.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(flags.to_ne_bytes());
-        self.bytes.extend(self.messages.to_ne_bytes());
-        self.bytes.extend([0; 4]);
-        self.bytes.extend([family, 0]);
-        self.bytes.extend(id.to_be_bytes());
-        self.bytes.extend(attributes.as_bytes());
+        self.bytes.extend(frame(kind, flags, self.messages, (family, id), attributes.as_bytes()));
         self.messages = self.messages.checked_add(1)?;
         Some(())
     }

@@ -12,7 +12,7 @@ mod key;
 mod rule;
 
 use super::model::Transaction;
-use crate::netlink::{ERROR, messages, word};
+use crate::netlink::{ERROR, REQUEST_AND_ACK, messages, word};
 use attribute::Attributes;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::io::{Error, ErrorKind, Result};
@@ -41,7 +41,7 @@ pub(super) fn has_table(family: &str) -> Option<Result<bool>> {
 }
 
 fn is_there(kind: u16, family: &str, which: &Attributes) -> Option<Result<bool>> {
-    let bytes = encode::message(kind, encode::REQUEST | encode::ACK, family, which)?;
+    let bytes = encode::message(kind, REQUEST_AND_ACK, family, which)?;
     Some(match ask(&bytes) {
         Ok(answers) => match answers.iter().find(|answer| answer.error != 0) {
             None => Ok(!answers.is_empty()),
