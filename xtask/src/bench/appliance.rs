@@ -1,11 +1,11 @@
 //! The appliance under load: what a hundred VMs cost, and how soon an attack is an alert at a TLS syslog receiver.
 
 use super::goals::{Goal, Limit, figure};
-use super::report::{cell, short, verdict};
+use super::report::{goals_of, short};
 use crate::shell::{cargo, run, target_dir};
 use anyhow::{Context, Result, bail, ensure};
 use lynceus_lab::siem::{Authority, Rsyslog};
-use lynceus_lab::{Guest, KernelVersion, Paging, Spec, images, kernels};
+use lynceus_lab::{Guest, KernelVersion, Paging, Spec, images, kernels, until_so};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -151,17 +151,13 @@ impl Site {
 
     /// Until every VM had its first look by a worker that stays.
     fn wait_until_watched(&self) -> Result<()> {
-        let started = Instant::now();
-        while started.elapsed() < PATIENCE {
+        let all_watched = || {
             let status = self.status().unwrap_or_default();
             let is_watched = |vm: &&Value| !vm["image"].is_null() && vm["last_look_ms"].is_u64();
-            let count = status["vms"].as_array().map_or(0, |vms| vms.iter().filter(is_watched).count());
-            if count == VMS {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        bail!("not all of {VMS} VMs are watched: {}", self.ask(&["status"])?)
+            Ok(status["vms"].as_array().map_or(0, |vms| vms.iter().filter(is_watched).count()) == VMS)
+        };
+        until_so("all VMs to be watched", PATIENCE, all_watched)
+            .with_context(|| self.ask(&["status"]).unwrap_or_default())
     }
 
     /// All VMs' counts of that name.
@@ -274,17 +270,7 @@ pub(crate) fn markdown(load: &Load) -> String {
             get("attack to alert, median, s"),
         ),
     ];
-    let mut out = String::from("\n## Appliance\n\n| goal | wanted | | |\n|---|---|---|---|\n");
-    for goal in &goals {
-        let Limit::AtMost(most, unit) = goal.limit else { continue };
-        let value = match goal.values.first() {
-            Some(Ok(value)) => format!("{} {unit}", short(*value)),
-            Some(Err(why)) => cell(why),
-            None => String::new(),
-        };
-        let _ = writeln!(out, "| {} | ≤ {most} {unit} | {value} | {} |", goal.what, verdict(goal));
-    }
-    out.push_str("\n| | |\n|---|---|\n");
+    let mut out = goals_of("Appliance", &goals);
     for (name, value) in load.iter().flatten() {
         let _ = match name.rsplit_once(", ") {
             Some((name, "bytes")) => writeln!(out, "| {name} | {} MB |", short(value / 1e6)),

@@ -1,7 +1,7 @@
 //! Guarding: how long a change takes among a thousand VMs, and what rules cost a packet.
 
 use super::goals::{Goal, Limit, figure};
-use super::report::{cell, short, verdict};
+use super::report::{goals_of, short};
 use super::{measure, peers};
 use crate::shell::cargo;
 use std::collections::BTreeMap;
@@ -43,20 +43,7 @@ const CHANGE: &str = "apply of one: compile, kernel, state on disk";
 
 /// The section of the report.
 pub(crate) fn markdown(guarding: &Guarding) -> String {
-    let mut out = String::from("\n## Guard\n\n| goal | wanted | | |\n|---|---|---|---|\n");
-    for goal in goals(guarding) {
-        let (wanted, unit) = match goal.limit {
-            Limit::AtMost(most, unit) => (format!("≤ {most} {unit}"), unit),
-            Limit::Times(least) => (format!("≥ {least} ×"), "×"),
-        };
-        let value = match goal.values.first() {
-            Some(Ok(value)) => format!("{} {unit}", short(*value)),
-            Some(Err(why)) => cell(why),
-            None => String::new(),
-        };
-        let _ = writeln!(out, "| {} | {wanted} | {value} | {} |", goal.what, verdict(&goal));
-    }
-    out.push_str("\n| | |\n|---|---|\n");
+    let mut out = goals_of("Guard", &goals(guarding));
     for (name, value) in guarding.iter().flatten() {
         let unit = match value {
             ns if *ns >= 1e9 => format!("{} s", short(ns / 1e9)),

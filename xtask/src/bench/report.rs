@@ -60,7 +60,9 @@ Leave the machine alone meanwhile: the load before the run is in the first lines
 pub(crate) fn markdown(figures: &Figures) -> String {
     let mut out = String::from(HEAD);
     out.push_str(&machine(figures));
-    out.push_str(&goal_table(figures));
+    let kernels: Vec<String> = figures.guests.iter().map(|guest| guest.kernel.to_string()).collect();
+    let columns: Vec<&str> = kernels.iter().map(String::as_str).collect();
+    out.push_str(&goal_table("Goals", &goals(figures), &columns));
     for guest in &figures.guests {
         out.push_str(&guest_tables(guest));
     }
@@ -107,19 +109,22 @@ fn asked(program: &str, args: &[&str]) -> String {
     )
 }
 
-fn goal_table(figures: &Figures) -> String {
-    let mut out = String::from("\n## Goals\n\n| goal | wanted |");
-    figures.guests.iter().for_each(|guest| _ = write!(out, " {} |", guest.kernel));
+/// Goals, with a column for each of their values.
+fn goal_table(title: &str, goals: &[Goal], columns: &[&str]) -> String {
+    let mut out = format!("\n## {title}\n\n| goal | wanted |");
+    for column in columns {
+        out.push_str(&if column.is_empty() { " |".to_owned() } else { format!(" {column} |") });
+    }
     out.push_str(" |\n|---|---|");
-    figures.guests.iter().for_each(|_| out.push_str("---|"));
+    columns.iter().for_each(|_| out.push_str("---|"));
     out.push_str("---|\n");
-    for goal in goals(figures) {
+    for goal in goals {
         let (wanted, unit) = match goal.limit {
             Limit::AtMost(most, unit) => (format!("≤ {most} {unit}"), unit),
             Limit::Times(least) => (format!("≥ {least} ×"), "×"),
         };
         let _ = write!(out, "| {} | {wanted} |", goal.what);
-        for index in 0..figures.guests.len() {
+        for index in 0..columns.len() {
             let value = match goal.values.get(index) {
                 Some(Ok(value)) => format!("{} {unit}", short(*value)),
                 Some(Err(why)) => cell(why),
@@ -127,9 +132,14 @@ fn goal_table(figures: &Figures) -> String {
             };
             let _ = write!(out, " {value} |");
         }
-        let _ = writeln!(out, " {} |", verdict(&goal));
+        let _ = writeln!(out, " {} |", verdict(goal));
     }
     out
+}
+
+/// The goals of a section of its own, and the head of the table of its figures.
+pub(crate) fn goals_of(title: &str, goals: &[Goal]) -> String {
+    goal_table(title, goals, &[""]) + "\n| | |\n|---|---|\n"
 }
 
 pub(crate) fn verdict(goal: &Goal) -> &'static str {

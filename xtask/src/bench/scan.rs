@@ -1,7 +1,7 @@
 //! Signature scans: how near they come to the engines' own speed, and what the second one costs.
 
 use super::goals::{Goal, Limit, figure};
-use super::report::{cell, short, verdict};
+use super::report::{goals_of, short};
 use super::{measure, peers};
 use crate::shell::cargo;
 use std::collections::BTreeMap;
@@ -68,20 +68,7 @@ fn goals(scans: &Scans) -> Vec<Goal> {
 
 /// The section of the report.
 pub(crate) fn markdown(scans: &Scans) -> String {
-    let mut out = String::from("\n## Signature scans\n\n| goal | wanted | | |\n|---|---|---|---|\n");
-    for goal in goals(scans) {
-        let (wanted, unit) = match goal.limit {
-            Limit::AtMost(most, unit) => (format!("≤ {most} {unit}"), unit),
-            Limit::Times(least) => (format!("≥ {least} ×"), "×"),
-        };
-        let value = match goal.values.first() {
-            Some(Ok(value)) => format!("{} {unit}", short(*value)),
-            Some(Err(why)) => cell(why),
-            None => String::new(),
-        };
-        let _ = writeln!(out, "| {} | {wanted} | {value} | {} |", goal.what, verdict(&goal));
-    }
-    out.push_str("\n| | |\n|---|---|\n");
+    let mut out = goals_of("Signature scans", &goals(scans));
     for (name, value) in scans.iter().flatten() {
         let is_count = ["rules", "libyara, files refused"].contains(&name.as_str());
         let value = if is_count {
