@@ -46,6 +46,7 @@ targets! {
     isf "../fuzz/fuzz_targets/isf.rs",
     kernel_file "../fuzz/fuzz_targets/kernel_file.rs",
     module_file "../fuzz/fuzz_targets/module_file.rs",
+    names "../fuzz/fuzz_targets/names.rs",
     page_walk "../fuzz/fuzz_targets/page_walk.rs",
     policy "../fuzz/fuzz_targets/policy.rs",
     store "../fuzz/fuzz_targets/store.rs",

@@ -71,7 +71,7 @@ fn lint_finds_what_does_nothing_and_what_is_not_done() -> Result<()> {
          [[policy.all.rule]]\nname='same'\ndirection='in'\naction='allow'\nservices=['tcp/5']\n\
          [[policy.all.rule]]\nname='old'\ndirection='out'\naction='deny'\nexpires=2020-01-01\n\
          [[policy.all.rule]]\nname='fox'\ndirection='out'\naction='allow'\nprocess={{exe='/usr/bin/firefox'}}\nrate='1/second'\n\
-         [[policy.all.rule]]\nname='dns'\ndirection='out'\naction='allow'\npeer={{names=['deb.debian.org']}}\n\
+         [[policy.all.rule]]\nname='dns'\ndirection='out'\naction='deny'\npeer={{names=['deb.debian.org']}}\n\
          [site]\nmanagement={{addresses=['192.0.2.0/24'],services=['udp/22']}}\n"
     ))?;
     let (code, said, _) = lynceus(folder.path(), &["--json", "policy", "lint"])?;
@@ -88,7 +88,7 @@ fn lint_finds_what_does_nothing_and_what_is_not_done() -> Result<()> {
     ensure!(of("redundant")?["message"].as_str().is_some_and(|text| text.contains("all/same")));
     ensure!(of("expired")?["place"]["line"] == 32, "{said}");
     ensure!(of("process-with-rate")?["level"] == "error");
-    of("names-by-the-minute")?;
+    of("denied-by-name")?;
     of("no-management")?;
     Ok(())
 }

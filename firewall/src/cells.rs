@@ -2,7 +2,7 @@
 //!
 //! The ends of every rule's addresses and numbers cut the whole into cells. What holds for a cell's first packet holds for all of it.
 
-use crate::evaluate::Names;
+use crate::evaluate::{Names, named};
 use crate::packet::Flow;
 use lynceus_policy::{AddressSet, Direction, Family, IpRange, Lane, Rule, ServiceRange};
 use std::collections::BTreeSet;
@@ -39,14 +39,7 @@ impl Grid {
         let mut addresses: BTreeSet<IpAddr> = Family::ALL.map(|family| IpRange::all(family).first()).into();
         let mut ports: BTreeSet<(Lane, u16)> = Lane::ALL.map(|lane| (lane, 0)).into();
         for rule in rules {
-            let by_name: AddressSet = rule
-                .names
-                .iter()
-                .filter_map(|name| names.get(name))
-                .flatten()
-                .copied()
-                .map(IpRange::one)
-                .collect();
+            let by_name: AddressSet = named(rule, names).map(IpRange::one).collect();
             for range in rule.peers.ranges().iter().chain(by_name.ranges()) {
                 addresses.insert(range.first());
                 addresses.extend(range.after());

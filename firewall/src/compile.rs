@@ -3,7 +3,7 @@
 //! *Does*: puts in what is known at the moment (names, the next stretch of time in which a rule holds) and groups rules.
 //! *Never*: changes which rule decides; property tests hold it to that.
 
-use crate::evaluate::{Moment, Names};
+use crate::evaluate::{Moment, named};
 use crate::ir::{Act, Block, Group, Member, Program, TierProgram, VmRules};
 use lynceus_policy::{
     Action, AddressSet, Chain, Direction, Family, IpRange, Rule, ServiceRange, TierRules, Verdict, VmPolicy,
@@ -47,7 +47,7 @@ fn group(rule: &Rule, moment: &Moment) -> Option<Group> {
         action => Act::Decide(action.verdict()?),
     };
     let (from, until) = rule.schedule.next_window(moment.at)?;
-    let peers = rule.peers.union(&of_names(&rule.names, &moment.names));
+    let peers = rule.peers.union(&named(rule, &moment.names).map(IpRange::one).collect());
     let is_everything = peers.is_everything() && rule.services.is_everything();
     let blocks = if is_everything { Vec::new() } else { blocks(&peers, rule) };
     if blocks.is_empty() && !is_everything {
@@ -64,10 +64,6 @@ fn group(rule: &Rule, moment: &Moment) -> Option<Group> {
         log: act != Act::Ask && (rule.log || act == Act::Tell),
         members,
     })
-}
-
-fn of_names(names: &[String], known: &Names) -> AddressSet {
-    names.iter().filter_map(|name| known.get(name)).flatten().copied().map(IpRange::one).collect()
 }
 
 /// Every stretch of addresses with every stretch of numbers. Both are disjoint, and so are the blocks.

@@ -3,7 +3,6 @@
 //! *Does*: makes one transaction of all tables, has nft check it, does it, and keeps the new state. *Trusts*: its own state file.
 //! *Never*: takes rules away before the new ones are there; when nft refuses, the old rules and the old state stay.
 
-use crate::evaluate::Names;
 use crate::host::PORT_PREFIXES;
 use crate::nft::ask::{ANSWERS, FIRST_QUEUE};
 use crate::nft::model::{self, Chain, Command, Object, Queue, Statement, Table, Transaction};
@@ -13,7 +12,6 @@ use crate::state::{Binding, Pending, State, StateError, Store};
 use lynceus_policy::{Rule, Schedule, Timestamp};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::ToSocketAddrs;
 use thiserror::Error;
 
 /// With more rules than this, nft takes seconds to list them: they are not compared with how they were left, and that is told.
@@ -214,8 +212,8 @@ fn devices(old: Option<&State>, new: &State) -> Vec<Command> {
 
 /// The VMs whose rules and ports are the same in both.
 fn unchanged<'a>(old: &'a State, new: &State) -> BTreeSet<&'a str> {
-    let has_moved = old.names != new.names;
-    let stays = |rule: &Rule| (rule.names.is_empty() || !has_moved) && rule.schedule == Schedule::default();
+    let is_still = |name: &String| old.names.get(name) == new.names.get(name);
+    let stays = |rule: &Rule| rule.names.iter().all(is_still) && rule.schedule == Schedule::default();
     let is_same = |vm: &&str| {
         let policies = old.policy(vm).zip(new.policy(vm));
         old.holds == new.holds
@@ -321,23 +319,6 @@ pub fn remove(nft: &Nft) -> Result<(), nft::Error> {
         nftables.extend([Command::Add(table()), Command::Delete(table())]);
     }
     nft.apply(&Transaction { nftables })
-}
-
-/// Looks names up by this host's resolver. One that cannot be looked up keeps what it stood for, is told of, and blocks nothing else.
-pub fn look_up<'a>(names: impl IntoIterator<Item = &'a str>, known: &Names) -> (Names, Vec<String>) {
-    let (mut found, mut failures) = (Names::new(), Vec::new());
-    for name in names {
-        match (name, 0u16).to_socket_addrs() {
-            Ok(addresses) => {
-                found.insert(name.to_owned(), addresses.map(|address| address.ip()).collect());
-            }
-            Err(error) => {
-                failures.push(format!("{name}: {error}"));
-                found.extend(known.get(name).map(|old| (name.to_owned(), old.clone())));
-            }
-        }
-    }
-    (found, failures)
 }
 
 /// Whether the kernel's rules are those of the state, by the chain that is named after their generation: one chain is looked up in

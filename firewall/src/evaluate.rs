@@ -2,6 +2,7 @@
 //!
 //! *Does*: asks one rule after the other, and remembers why each did not match. *Never*: is clever.
 
+use crate::names::address::is_private;
 use crate::packet::Flow;
 use crate::process::{Meant, Who, meant};
 use lynceus_policy::{Action, Closed, Direction, Rule, Timestamp, Verdict, VmPolicy};
@@ -111,6 +112,24 @@ pub struct Decision {
     pub would_deny: bool,
 }
 
+/// The addresses that a rule's names stand for. Private ones are opened only where the rule says so: whoever answers for a name elsewhere
+/// could have it stand for a machine of this site.
+pub fn named<'a>(rule: &'a Rule, known: &'a Names) -> impl Iterator<Item = IpAddr> + 'a {
+    let all = rule.names.iter().filter_map(|name| known.get(name)).flatten().copied();
+    all.filter(|address| takes(rule, *address))
+}
+
+/// The names of a rule that stand for private addresses which it does not take, and those.
+pub fn withheld<'a>(rule: &'a Rule, known: &'a Names) -> impl Iterator<Item = (&'a str, IpAddr)> + 'a {
+    let all = rule.names.iter().filter_map(|name| Some((name.as_str(), known.get(name)?)));
+    let all = all.flat_map(|(name, addresses)| addresses.iter().map(move |address| (name, *address)));
+    all.filter(|(_, address)| !takes(rule, *address))
+}
+
+fn takes(rule: &Rule, address: IpAddr) -> bool {
+    rule.private || matches!(rule.action, Action::Deny | Action::Reject) || !is_private(address)
+}
+
 /// Judges a new connection by one VM's rules of one direction.
 pub fn judge(policy: &VmPolicy, direction: Direction, flow: &Flow, moment: &Moment) -> Decision {
     let chain = policy.chain(direction);
@@ -167,8 +186,7 @@ fn ask(rule: &Rule, direction: Direction, flow: &Flow, moment: &Moment) -> Outco
 
 fn mismatch(rule: &Rule, direction: Direction, flow: &Flow, moment: &Moment) -> Option<Mismatch> {
     let peer = flow.peer(direction);
-    let by_name = |name: &String| moment.names.get(name).is_some_and(|addresses| addresses.contains(&peer));
-    if !rule.peers.contains(peer) && !rule.names.iter().any(by_name) {
+    if !rule.peers.contains(peer) && !named(rule, &moment.names).any(|address| address == peer) {
         return Some(Mismatch::Peer);
     }
     if !rule.services.contains(flow.lane, flow.number) {

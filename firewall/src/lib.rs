@@ -16,6 +16,7 @@ pub mod host;
 pub mod ipfix;
 pub mod ir;
 pub mod lint;
+pub mod names;
 mod netlink;
 pub mod nft;
 pub mod packet;
@@ -27,7 +28,7 @@ pub mod suite;
 pub mod tiers;
 
 pub use compile::compile;
-pub use evaluate::{By, Decision, Mismatch, Moment, Names, Outcome, Step, asks, judge};
+pub use evaluate::{By, Decision, Mismatch, Moment, Names, Outcome, Step, asks, judge, named, withheld};
 pub use host::{Host, Port};
 pub use packet::Flow;
 pub use process::{Process, Who};

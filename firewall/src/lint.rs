@@ -35,12 +35,10 @@ fn alone(rule: &Rule, moment: &Moment) -> Vec<Lint> {
         lints.push(lint("expired", Level::Warning, format!("rule `{}` has expired", rule.id)));
     }
     lints.extend(about_process(rule).into_iter().map(|(code, level, message)| lint(code, level, message)));
-    if !rule.names.is_empty() {
-        let message = format!(
-            "rule `{}`: names are looked up when the policy is applied, and every minute while `lynceus firewall run` runs; their TTL is not honoured",
-            rule.id
-        );
-        lints.push(lint("names-by-the-minute", Level::Note, message));
+    if !rule.names.is_empty() && matches!(rule.action, Action::Deny | Action::Reject) {
+        let message =
+            format!("rule `{}`: it denies no address but those that this host finds for the names", rule.id);
+        lints.push(lint("denied-by-name", Level::Warning, message));
     }
     lints
 }

@@ -25,6 +25,7 @@ pub const ALL: &[Package] = &[
     Package { name: "python3-venv", program: "/usr/lib/python3.11/ensurepip/__init__.py" },
     Package { name: "nfdump", program: "/usr/bin/nfcapd" },
     Package { name: "nftables", program: "/usr/sbin/nft" },
+    Package { name: "dnsmasq-base", program: "/usr/sbin/dnsmasq" },
     Package { name: "iproute2", program: "/usr/sbin/ip" },
     Package { name: "python3-minimal", program: "/usr/bin/python3" },
     Package { name: "rsyslog", program: "/usr/sbin/rsyslogd" },

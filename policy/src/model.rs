@@ -215,6 +215,9 @@ pub struct Rule {
     /// The other end by DNS name; added to `peers` once resolved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
+    /// Whether those may stand for private addresses.
+    #[serde(default)]
+    pub private: bool,
     /// What for.
     pub services: ServiceSet,
     /// When.

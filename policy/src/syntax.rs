@@ -258,6 +258,8 @@ pub struct PeerEntry {
     pub addresses: Vec<At<String>>,
     /// DNS names, resolved by this host.
     pub names: Vec<At<String>>,
+    /// Whether those may stand for private addresses: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7.
+    pub private: bool,
     /// Addresses that are not meant.
     pub except: Vec<At<String>>,
 }

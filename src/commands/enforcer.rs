@@ -1,24 +1,25 @@
 //! `lynceus firewall run`: stays, and keeps what is enforced true.
 //!
 //! *Does*: at start the last good rules; then, woken by the kernel when an interface comes or goes, binds and unbinds ports; goes on when a
-//! rule's hours begin or end; looks names up again; repairs what others changed; goes back from what nobody confirmed. *Never*: takes
+//! rule's hours begin or end; looks names up again when their TTL is over; repairs what others changed; goes back from what nobody confirmed. *Never*: takes
 //! rules away when it ends, however it ends: they stay in the kernel.
 
 use super::firewall;
 use super::flows::{self, Ports};
+use super::followed::Followed;
+use super::names::joined;
 use crate::cli::StateArgs;
 use crate::output::{Outcome, Output, escape};
 use crate::process_rules::{self, News};
 use anyhow::{Context, Result};
-use lynceus_firewall::Names;
 use lynceus_firewall::enforce;
+use lynceus_firewall::names::Found;
 use lynceus_firewall::nft::Nft;
 use lynceus_firewall::state::{State, Store};
 use lynceus_policy::Timestamp;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -30,17 +31,13 @@ const RTMGRP_LINK: u32 = 1;
 const TICK: Duration = Duration::from_secs(1);
 /// Whether each of them is as it was left.
 const COMPARE: Duration = Duration::from_secs(30);
-/// How often names are looked up.
-const NAMES: Duration = Duration::from_secs(60);
-/// An address that a name once stood for stays allowed so long: connections to it outlive the name's next answer.
-const NAME_LINGERS: Duration = Duration::from_secs(3600);
 
 /// What wakes the enforcer.
 enum Wake {
     /// An interface came, went or changed.
     Link,
-    /// Names were looked up.
-    Names(Names),
+    /// A name was looked up.
+    Found(Found),
 }
 
 /// What the enforcer tells.
@@ -64,8 +61,9 @@ struct Enforcer<'a> {
     args: &'a StateArgs,
     nft: Nft,
     compared: Instant,
-    /// When a name was last seen to stand for an address.
-    seen: BTreeMap<String, BTreeMap<IpAddr, Instant>>,
+    names: Followed,
+    /// What was looked up since names were last followed.
+    heard: Vec<Found>,
 }
 
 /// Runs until it is ended, and prints what happens.
@@ -89,9 +87,9 @@ pub(crate) fn enforce_on(args: &StateArgs, tell: &dyn Fn(Event) -> Result<()>) -
     let (wake, woken) = channel();
     listen(wake.clone())?;
     firewall::restore(args)?;
+    let names = Followed::start(move |found| wake.send(Wake::Found(found)).is_ok())?;
     let mut enforcer =
-        Enforcer { tell, args, nft: Nft::default(), compared: Instant::now(), seen: BTreeMap::new() };
-    look_up(wake, enforcer.names()?);
+        Enforcer { tell, args, nft: Nft::default(), compared: Instant::now(), names, heard: Vec::new() };
     enforcer.tell("running", None, None, None)?;
     loop {
         if let Err(error) = enforcer.step(&woken) {
@@ -134,18 +132,6 @@ fn listen(wake: Sender<Wake>) -> Result<()> {
     Ok(())
 }
 
-/// A thread that looks names up: a resolver that does not answer holds nobody up.
-fn look_up(wake: Sender<Wake>, names: Receiver<Vec<String>>) {
-    std::thread::spawn(move || {
-        while let Ok(names) = names.recv() {
-            let (found, _) = enforce::look_up(names.iter().map(String::as_str), &Names::new());
-            if wake.send(Wake::Names(found)).is_err() {
-                return;
-            }
-        }
-    });
-}
-
 impl Enforcer<'_> {
     fn tell(
         &self,
@@ -157,38 +143,22 @@ impl Enforcer<'_> {
         (self.tell)(Event { event, port: port.map(str::to_owned), vm: vm.map(str::to_owned), text })
     }
 
-    /// Asks for the names of the policy once a minute.
-    fn names(&self) -> Result<Receiver<Vec<String>>> {
-        let (ask, asked) = channel();
-        let folder = self.args.state.clone();
-        std::thread::spawn(move || {
-            loop {
-                let state = Store::open(&folder).and_then(|store| store.enforced());
-                let names: BTreeSet<String> =
-                    state.ok().flatten().map(|state| names_of(&state)).unwrap_or_default();
-                if !names.is_empty() && ask.send(names.into_iter().collect()).is_err() {
-                    return;
-                }
-                std::thread::sleep(NAMES);
-            }
-        });
-        Ok(asked)
-    }
-
     /// Waits for something to happen, and sees to it.
     fn step(&mut self, woken: &Receiver<Wake>) -> Result<()> {
-        let mut found = None;
-        match woken.recv_timeout(TICK) {
-            Ok(Wake::Names(names)) => found = Some(names),
-            Ok(Wake::Link) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
-        }
-        // One look answers all that has come meanwhile.
-        for wake in woken.try_iter() {
-            if let Wake::Names(names) = wake {
-                found = Some(names);
+        let first = match woken.recv_timeout(TICK) {
+            Ok(wake) => Some(wake),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(TICK);
+                None
             }
-        }
+        };
+        // One look answers all that has come meanwhile.
+        let all = first.into_iter().chain(woken.try_iter());
+        self.heard.extend(all.filter_map(|wake| match wake {
+            Wake::Found(found) => Some(found),
+            Wake::Link => None,
+        }));
         let store = Store::open(&self.args.state)?;
         if enforce::roll_back_if_due(&self.nft, &store, Timestamp::now())? {
             self.tell("rolled back", None, None, Some("nobody confirmed the change".to_owned()))?;
@@ -197,8 +167,11 @@ impl Enforcer<'_> {
         self.repair(&store, &old)?;
         let Some(old) = store.enforced()? else { return Ok(()) };
         let mut new = old.clone();
-        if let Some(found) = found {
-            self.remember(found, &mut new);
+        let heard = std::mem::take(&mut self.heard);
+        match self.names.follow(&store, heard, &mut new).as_deref() {
+            Some([]) => self.tell("names known", None, None, Some("all of them again".to_owned()))?,
+            Some(troubles) => self.tell("names failing", None, None, Some(joined(troubles)))?,
+            None => {}
         }
         let policies = old.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
         new.ports = firewall::ports(&policies, &self.nft)?;
@@ -236,19 +209,6 @@ impl Enforcer<'_> {
         self.tell("repaired", None, None, Some(text))
     }
 
-    /// What names stand for now, and did not long ago.
-    fn remember(&mut self, found: Names, state: &mut State) {
-        let now = Instant::now();
-        for (name, addresses) in found {
-            let seen = self.seen.entry(name).or_default();
-            seen.extend(addresses.into_iter().map(|address| (address, now)));
-            seen.retain(|_, at| at.elapsed() < NAME_LINGERS);
-        }
-        for (name, seen) in &self.seen {
-            state.names.insert(name.clone(), seen.keys().copied().collect());
-        }
-    }
-
     fn tell_of(&self, old: &State, new: &State, is_time: bool) -> Result<()> {
         for (port, binding) in new.ports.iter().filter(|(port, _)| !old.ports.contains_key(*port)) {
             let event = if binding.path.is_some() { "guarded" } else { "closed" };
@@ -264,7 +224,7 @@ impl Enforcer<'_> {
             self.tell("another device", Some(port), Some(&binding.vm), None)?;
         }
         if new.names != old.names {
-            self.tell("names", None, None, Some("stand for other addresses".to_owned()))?;
+            self.tell("names", None, None, Some(joined(&moved(old, new))))?;
         }
         if is_time {
             self.tell("hours", None, None, Some("of rules began or ended".to_owned()))?;
@@ -273,7 +233,10 @@ impl Enforcer<'_> {
     }
 }
 
-fn names_of(state: &State) -> BTreeSet<String> {
-    let rules = state.vms.values().flat_map(|vm| vm.policy.rules());
-    rules.flat_map(|rule| rule.names.iter().cloned()).collect()
+/// Which names stand for other addresses than before.
+fn moved(old: &State, new: &State) -> Vec<String> {
+    let all: BTreeSet<&String> = old.names.keys().chain(new.names.keys()).collect();
+    let moved = all.into_iter().filter(|name| old.names.get(*name) != new.names.get(*name));
+    let count = |name: &String| new.names.get(name).map_or(0, BTreeSet::len);
+    moved.map(|name| format!("{name} stands for {} addresses", count(name))).collect()
 }

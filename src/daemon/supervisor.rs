@@ -237,6 +237,8 @@ impl Supervisor {
             "failed" => self.trouble("firewall", text),
             "flows" => self.trouble("flows", text),
             "hears" => self.well("flows"),
+            "names failing" => self.trouble("names", text),
+            "names known" => self.well("names"),
             "processes" => {}
             "repaired" | "rolled back" => self.raise(vec![tell::policy(event)]),
             _ => self.well("firewall"),

@@ -53,10 +53,10 @@ impl Drop for Enforcer {
 }
 
 /// A card behind `tap7`, 10.0.7.2, in the namespace of `c`.
-const EXTRA: &str =
+pub(crate) const EXTRA: &str =
     "[vm.extra]\n[[vm.extra.interface]]\nport='tap7'\nmac='52:54:00:00:00:07'\naddresses=['10.0.7.2']\n";
 
-fn plug(world: &World) -> Result<()> {
+pub(crate) fn plug(world: &World) -> Result<()> {
     let (host, ns) = (world.ns("h"), world.ns("c"));
     run(&format!(
         "ip -n {host} link add tap7 type veth peer name eth7 netns {ns} address 52:54:00:00:00:07
@@ -66,7 +66,7 @@ fn plug(world: &World) -> Result<()> {
     ))
 }
 
-fn reaches(world: &World, port: u16) -> Result<bool> {
+pub(crate) fn reaches(world: &World, port: u16) -> Result<bool> {
     let probe = Probe { proto: "tcp", source: "10.0.7.2", target: OUTSIDE, port };
     let results = crate::world::results(world.start_probes("c", &[probe], "0.4")?)?;
     Ok(results == ["open"])

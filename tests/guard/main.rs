@@ -7,6 +7,7 @@ mod appliance;
 mod bridge;
 mod enforcer;
 mod flows;
+mod names;
 mod pains;
 mod processes;
 #[path = "../../firewall/tests/random/mod.rs"]

@@ -5,7 +5,7 @@
 
 mod store;
 
-pub use store::{Stamp, Store, peek, replace, stamp};
+pub use store::{FileStamp, Stamp, Store, names, peek, replace, stamp};
 
 use crate::evaluate::{Moment, Names};
 use crate::host::{Host, Port};

@@ -5,6 +5,7 @@
 //! another state than they were written for.
 
 use super::{Pending, State, StateError};
+use crate::names::Book;
 use lynceus_policy::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use std::time::SystemTime;
 const ENFORCED: &str = "enforced.json";
 /// What is different since that was written.
 const SINCE: &str = "since.json";
+/// The file of what names stand for: it changes with their TTL, and not with the rules.
+const NAMES: &str = "names.json";
 /// A state file may have so many bytes.
 const MAX_BYTES: u64 = 1 << 30;
 /// Of more VMs than one in so many that changed, all are written.
@@ -97,6 +100,21 @@ impl Store {
         Ok(())
     }
 
+    /// What names stood for, and until when.
+    pub fn names(&self) -> Result<Book, StateError> {
+        names(&self.folder)
+    }
+
+    /// Keeps it.
+    pub fn keep_names(&self, book: &Book) -> Result<(), StateError> {
+        write(&self.folder.join(NAMES), book)
+    }
+
+    /// Tells one book on disk from another.
+    pub fn names_stamp(&self) -> FileStamp {
+        file_stamp(&self.folder.join(NAMES))
+    }
+
     /// The change that waits for its confirmation.
     pub fn pending(&self) -> Result<Option<Pending>, StateError> {
         read(&self.folder.join("pending.json"))
@@ -122,17 +140,23 @@ impl Known {
 }
 
 /// A file, told from another of the same name.
-type FileStamp = Option<(u64, i64, i64)>;
+pub type FileStamp = Option<(u64, i64, i64)>;
 /// Tells one state on disk from another: each is a new file.
 pub type Stamp = (FileStamp, FileStamp);
 
 /// The stamp of the state in a folder; none where nothing is enforced.
 pub fn stamp(folder: &Path) -> Option<Stamp> {
-    let of = |name: &str| {
-        let meta = std::fs::metadata(folder.join(name)).ok()?;
-        Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
-    };
-    of(ENFORCED).map(|all| (Some(all), of(SINCE)))
+    file_stamp(&folder.join(ENFORCED)).map(|all| (Some(all), file_stamp(&folder.join(SINCE))))
+}
+
+fn file_stamp(path: &Path) -> FileStamp {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// What names stood for, without waiting for those who change it; nothing where nobody ever asked.
+pub fn names(folder: &Path) -> Result<Book, StateError> {
+    Ok(read(&folder.join(NAMES))?.unwrap_or_default())
 }
 
 /// What is enforced, without waiting for those who change it: a state is put there whole.

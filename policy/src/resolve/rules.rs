@@ -230,6 +230,11 @@ fn draft(
         Some(peer) => peers(resolver, file, peer, with),
         None => (AddressSet::everything(), Vec::new()),
     };
+    let private = entry.peer.as_ref().is_some_and(|peer| peer.get().private);
+    if private && names.is_empty() {
+        let why = "`private` is about `names`, and there are none".to_owned();
+        resolver.wrong(file, at, ErrorKind::Conflict(why));
+    }
     let services = match &entry.services {
         Some(list) => {
             let filled = fill(resolver, file, list, with);
@@ -254,6 +259,7 @@ fn draft(
         audit: false,
         peers,
         names,
+        private,
         services,
         schedule: Schedule { expires: own_expires.into_iter().chain(policy_expires).min(), hours },
         rate,

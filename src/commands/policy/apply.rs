@@ -2,26 +2,35 @@
 
 use crate::cli::{ApplyArgs, StateArgs};
 use crate::commands::firewall;
+use crate::commands::names::{self, Looked};
 use crate::output::{Outcome, Output, escape};
 use anyhow::{Context, Result, bail};
 use lynceus_firewall::enforce::{self, Done};
+use lynceus_firewall::names::Book;
 use lynceus_firewall::nft::Nft;
 use lynceus_firewall::state::{State, Store, Vm};
 use lynceus_firewall::{Moment, lint, tiers};
 use lynceus_policy::bundle::{self, Bundle, Trust, TrustError, TrustedKey};
 use lynceus_policy::{Level, Policy, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Whoever applies waits so long for servers: a look-up's own time, and some.
+const LOOK_UP: Duration = Duration::from_secs(6);
+
 /// Checks, tests and enforces.
 pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
+    let trust = Trust::load(&args.trust)?;
+    let wanted = trusted(&trust, &args.folder.policy)?;
+    // Before the state is locked: nobody waits for a server but who applies.
+    let looked = Looked::up(&names::of(wanted.policy.vms.values()), &args.state.state, LOOK_UP)?;
     let store = Store::open(&args.state.state)?;
     let nft = Nft::default();
-    let Checked { old, mut new, complete } = checked(&store, &nft, &args.folder.policy, &args.trust)?;
+    let Checked { old, mut new, book, complete } = checked(&store, &nft, &wanted, looked)?;
     let started = Instant::now();
     let done = match (&args.confirm, &old) {
         (Some(time), Some(old)) => {
@@ -41,59 +50,82 @@ pub(super) fn run(args: &ApplyArgs) -> Result<Outcome> {
             done
         }
     };
-    tell(&new, done, started.elapsed());
+    let took = started.elapsed();
+    store.keep_names(&book)?;
+    tell(&new, done, took);
     Ok(complete)
+}
+
+/// What is to be enforced, who signed it, and its serial number. A folder has neither.
+struct Wanted<'a> {
+    policy: Policy,
+    signer: Option<&'a TrustedKey>,
+    serial: Option<u64>,
 }
 
 /// A policy that may be enforced.
 struct Checked {
     old: Option<State>,
     new: State,
+    book: Book,
     complete: Outcome,
 }
 
 /// The policy is signed by whom it must be, says nothing that cannot be enforced, and its tests hold.
-fn checked(store: &Store, nft: &Nft, policy: &Path, trust: &Path) -> Result<Checked> {
-    let trust = Trust::load(trust)?;
-    let (policy, signer, serial) = trusted(&trust, policy)?;
-    refuse_what_is_not_enforced(&policy)?;
+fn checked(store: &Store, nft: &Nft, wanted: &Wanted<'_>, looked: Looked) -> Result<Checked> {
+    let Wanted { policy, signer, serial } = wanted;
+    refuse_what_is_not_enforced(policy)?;
     enforce::roll_back_if_due(nft, store, Timestamp::now())?;
     let old = store.enforced()?;
     let mut complete = Outcome::Clean;
-    let mut new = state(&policy, old.as_ref(), nft, &mut complete)?;
-    refuse_what_is_not_signed_for(signer, serial, old.as_ref(), &mut new)?;
-    refuse_failed_tests(&policy, &new)?;
-    Ok(Checked { old, new, complete })
+    let (book, mut told) = looked.into_book(store, &names::of(policy.vms.values()), old.as_ref());
+    let names = book.names();
+    told.extend(names::private(policy.vms.values(), &names));
+    for trouble in told {
+        eprintln!("lynceus: {}", escape(&trouble));
+        complete = Outcome::Incomplete;
+    }
+    let mut new = state(policy, old.as_ref(), nft, &mut complete)?;
+    new.names = names;
+    refuse_what_is_not_signed_for(*signer, *serial, old.as_ref(), &mut new)?;
+    refuse_failed_tests(policy, &new)?;
+    Ok(Checked { old, new, book, complete })
 }
 
 /// Enforces a policy for good, where it may be. What is enforced from then on; nothing is changed where it is that already.
+///
+/// Names stand for what is known of them: whoever keeps enforcing looks them up, and nobody waits for it here.
 pub(crate) fn enforce_now(state: &Path, policy: &Path, trust: &Path) -> Result<State> {
+    let trust = Trust::load(trust)?;
+    let wanted = trusted(&trust, policy)?;
     let store = Store::open(state)?;
     let nft = Nft::default();
-    let Checked { old, mut new, .. } = checked(&store, &nft, policy, trust)?;
+    let Checked { old, mut new, book, .. } = checked(&store, &nft, &wanted, Looked::default())?;
     match old {
         Some(old) if old.is_like(&new) && enforce::has_generation(&nft, &old) => Ok(old),
         old => {
             enforce::enforce(&nft, &store, old.as_ref(), &mut new)?;
             store.set_pending(None)?;
+            store.keep_names(&book)?;
             Ok(new)
         }
     }
 }
 
-/// The policy, who signed it, and its serial number. A folder has neither. What is applied is the very bytes that were signed.
-fn trusted<'a>(trust: &'a Trust, path: &Path) -> Result<(Policy, Option<&'a TrustedKey>, Option<u64>)> {
+/// What is applied is the very bytes that were signed.
+fn trusted<'a>(trust: &'a Trust, path: &Path) -> Result<Wanted<'a>> {
     if !super::is_bundle(path) {
         if trust.require_signature {
             return Err(TrustError::Unsigned.into());
         }
-        return Ok((super::load(Output::new(false), path)?, None, None));
+        let policy = super::load(Output::new(false), path)?;
+        return Ok(Wanted { policy, signer: None, serial: None });
     }
     let (bundle, bytes) = Bundle::read(path)?;
     let mut signature = path.as_os_str().to_owned();
     signature.push(".minisig");
     let signer = trust.signer(&bytes, Path::new(&signature))?;
-    Ok((Policy::of(&bundle.folder()?)?, signer, Some(bundle.serial)))
+    Ok(Wanted { policy: Policy::of(&bundle.folder()?)?, signer, serial: Some(bundle.serial) })
 }
 
 /// An older bundle is refused, and one that changes what its signer may not change.
@@ -139,20 +171,8 @@ fn refuse_failed_tests(policy: &Policy, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// What is to be enforced: the policy, the ports as they are now, the names as they stand now, and who is isolated.
+/// What is to be enforced: the policy, the ports as they are now, and who is isolated.
 fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome) -> Result<State> {
-    let names: BTreeSet<&str> = policy
-        .vms
-        .values()
-        .flat_map(|vm| vm.rules())
-        .flat_map(|rule| rule.names.iter().map(String::as_str))
-        .collect();
-    let known = old.map(|old| old.names.clone()).unwrap_or_default();
-    let (names, failures) = enforce::look_up(names, &known);
-    for failure in failures {
-        eprintln!("lynceus: {}; its rules hold for what it stood for before", escape(&failure));
-        *complete = Outcome::Incomplete;
-    }
     let vm = |policy_of: &lynceus_policy::VmPolicy| Vm {
         isolation: Arc::new(policy.isolated(policy_of)),
         policy: Arc::new(policy_of.clone()),
@@ -169,7 +189,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
         );
         *complete = Outcome::Incomplete;
     }
-    Ok(State { at: Timestamp::now(), vms, ports, names, isolated, holds, ..State::default() })
+    Ok(State { at: Timestamp::now(), vms, ports, isolated, holds, ..State::default() })
 }
 
 fn tell(state: &State, done: Done, took: Duration) {
