@@ -279,18 +279,17 @@ fn packets_are_judged_by_one_version_or_the_other_while_a_thousand_applies_are_k
     under_kills(|applied, killed| applied + killed < applies).map(drop)
 }
 
-/// What a counter has when no more comes, or when more has come for a second.
-fn settled(counter: &mut crate::world::Held) -> Result<u64> {
-    let mut last = counter.ask("?")?.parse()?;
+/// How many datagrams came that have the number `first` or a higher one, when no more comes, or when more has come for a second.
+fn settled(counter: &mut crate::world::Held, first: u64) -> Result<u64> {
+    let mut last = None;
     for _ in 0..20 {
-        std::thread::sleep(Duration::from_millis(50));
-        let now = counter.ask("?")?.parse()?;
-        if now == last {
+        let now = counter.ask(&first.to_string())?.parse()?;
+        if last.replace(now) == Some(now) {
             break;
         }
-        last = now;
+        std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(last)
+    last.context("not asked")
 }
 
 /// Applies and kills them as long as `goes_on` by how many ended well and how many were killed before they ended; how many there were.
@@ -299,10 +298,10 @@ fn under_kills(goes_on: impl Fn(usize, usize) -> bool) -> Result<(usize, usize)>
     world.apply(OPEN)?;
     let mut counter = world.counter("o", "1999")?;
     let mut flood = world.flood("a", A[0], OUTSIDE[0], "1999")?;
-    while settled(&mut counter)? == 0 {}
+    while settled(&mut counter, 0)? == 0 {}
     world.apply(&without("tcp/1000"))?;
-    // What comes by this port from here on was let pass by no version.
-    let (before, sent_before) = (settled(&mut counter)?, flood.ask("?")?.parse::<u64>()?);
+    // What is sent to this port from here on is let pass by no version; what was sent before may still be on its way.
+    let first = flood.ask("?")?.parse()?;
     let mut allowed = world.hold("a", A[0], OUTSIDE[0], "1001")?;
     let started = Instant::now();
     let (mut applied, mut killed) = (0, 0);
@@ -334,8 +333,8 @@ fn under_kills(goes_on: impl Fn(usize, usize) -> bool) -> Result<(usize, usize)>
             killed += 1;
         }
     }
-    let sent = flood.ask("?")?.parse::<u64>()? - sent_before;
-    let came = settled(&mut counter)? - before;
+    let sent = flood.ask("?")?.parse::<u64>()? - first;
+    let came = settled(&mut counter, first)?;
     println!(
         "{applied} applies ended, {killed} were killed, in {} s; of {sent} forbidden packets {came} passed",
         started.elapsed().as_secs()

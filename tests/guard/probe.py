@@ -1,7 +1,7 @@
 """Connections from and to a network namespace, for the tests of the firewall.
 
 serve: answers on the TCP and UDP ports given. try: reads probes as JSON from standard input and tells which were answered.
-hold: keeps one TCP connection and says for every line on standard input whether bytes still pass. count: counts the datagrams that come to a port. flood: sends datagrams all the time. send: sends a frame of `FRAMES`, by name.
+hold: keeps one TCP connection and says for every line on standard input whether bytes still pass. count: keeps the numbers of the datagrams that come to a port. flood: sends numbered datagrams all the time. send: sends a frame of `FRAMES`, by name.
 collect: takes HTTP posts, and appends what is in them to a file.
 """
 import json, os, select, socket, struct, sys, time
@@ -161,43 +161,44 @@ def receive(port):
 
 
 def count(port):
+    """Says, for every number on standard input, how many datagrams with that number or a higher one came."""
     s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     s.bind(("::", port))
-    run(s, lambda: s.recv(2048))
+    came = []
+    print("ready", flush=True)
+    while True:
+        # What waits is counted before it is told how much came.
+        ready, _, _ = select.select([sys.stdin, s], [], [])
+        if s in ready:
+            came.append(int(s.recv(2048)))
+        elif line := sys.stdin.readline():
+            print(sum(number >= int(line) for number in came), flush=True)
+        else:
+            return
 
 
 def flood(source, target, port):
-    """A thousand a second, and each from another port in turn: every one may be a new connection."""
+    """A thousand a second, numbered from 0, and each from another port in turn: every one may be a new connection. Says how many for every
+    line on standard input."""
     sockets = []
     for number in range(64):
         sockets.append(socket.socket(family(target), socket.SOCK_DGRAM))
         sockets[-1].bind((source, 0))
         sockets[-1].connect((target, port))
-
-    def send():
-        time.sleep(0.001)
-        sockets.append(sockets.pop(0))
-        try:
-            sockets[-1].send(b"!")
-        except ConnectionRefusedError:
-            sockets[-1].send(b"!")
-
-    run(None, send)
-
-
-def run(waits, step):
-    """Does the step whenever it can, and says how often for every line on standard input."""
     print("ready", flush=True)
-    done = 0
+    sent = 0
     while True:
-        ready, _, _ = select.select([sys.stdin] + ([waits] if waits else []), [], [], None if waits else 0)
-        if sys.stdin in ready:
+        if select.select([sys.stdin], [], [], 0.001)[0]:
             if not sys.stdin.readline():
                 return
-            print(done, flush=True)
-        elif waits in ready or not waits:
-            step()
-            done += 1
+            print(sent, flush=True)
+            continue
+        sockets.append(sockets.pop(0))
+        try:
+            sockets[-1].send(b"%d" % sent)
+        except ConnectionRefusedError:
+            sockets[-1].send(b"%d" % sent)
+        sent += 1
 
 
 def mac(text):

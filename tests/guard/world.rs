@@ -252,12 +252,12 @@ impl World {
         Held::of(self.python(at, &["push", port])?, "ready")
     }
 
-    /// Counts the datagrams that come to a port; asked for, it says how many.
+    /// Counts the datagrams of a flood that come to a port; asked with a number, it says how many of that number and of higher ones came.
     pub(crate) fn counter(&self, at: &str, port: &str) -> Result<Held> {
         Held::of(self.python(at, &["count", port])?, "ready")
     }
 
-    /// Sends datagrams to a port all the time; asked for, it says how many.
+    /// Sends datagrams to a port all the time, numbered from 0; asked for, it says how many.
     pub(crate) fn flood(&self, from: &str, source: &str, target: &str, port: &str) -> Result<Held> {
         Held::of(self.python(from, &["flood", source, target, port])?, "ready")
     }
