@@ -3,6 +3,7 @@
 //! The guest plays the host: it brings this very test program along, `lynceus`, nft and ip, and runs the test that is named here as ignored.
 
 use crate::enforcer::{Enforcer, soon};
+use crate::held::{RECORDED, record};
 use crate::truth::{compare, probes};
 use crate::world::{Probe, World, script};
 use anyhow::{Result, ensure};
@@ -35,26 +36,36 @@ fn packets_on_a_bridge_of_debians_kernel() -> Result<()> {
     let program = |path: &str| path.into();
     let programs =
         [env!("CARGO_BIN_EXE_lynceus"), "/usr/sbin/nft", "/usr/sbin/ip", "/usr/bin/sh"].map(program);
+    // In the guest something else is mounted on /tmp.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let recorded = folder.path().join(RECORDED);
+    record(&recorded)?;
     let mut luggage = Luggage {
         programs: [&programs[..], std::slice::from_ref(&test)].concat(),
         // nft looks protocols up by name.
-        files: vec![script(), "/etc/protocols".into()],
+        files: vec![script(), "/etc/protocols".into(), recorded.clone()],
         modules: MODULES.to_vec(),
     };
-    luggage.python("json, os, select, socket, struct, sys, time")?;
+    luggage.python("json, mmap, os, select, socket, struct, sys, time")?;
     let name = format!("lyn{}bridge", std::process::id());
     let spec = Spec {
         name,
-        memory_mib: 1024,
+        memory_mib: 1536,
         luggage: Some(luggage),
         ..Spec::everyday(KernelVersion::V6_1, Paging::Four)
     };
     let guest = Guest::boot(&spec)?;
     guest.run(LOAD)?;
     guest.run("mkdir -p /var/run/netns")?;
-    for inside in ["on_a_kernel_that_holds_packets", "on_a_kernel_that_tracks_bridges"] {
+    // Each by itself, in the time that a command has in a guest.
+    for inside in [
+        "bridge::on_a_kernel_that_holds_packets",
+        "held::of_a_known_process",
+        "bridge::on_a_kernel_that_tracks_bridges",
+    ] {
         let said = guest.run(&format!(
-            "PATH=/usr/sbin:/usr/bin:/bin timeout 110 {} --ignored --exact --nocapture bridge::{inside} 2>&1",
+            "PATH=/usr/sbin:/usr/bin:/bin {RECORDED}={} timeout 115 {} --ignored --exact --nocapture {inside} 2>&1",
+            recorded.display(),
             test.display()
         ))?;
         println!("{said}");

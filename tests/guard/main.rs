@@ -7,6 +7,7 @@ mod appliance;
 mod bridge;
 mod enforcer;
 mod flows;
+mod held;
 mod names;
 mod pains;
 mod processes;

@@ -1,10 +1,10 @@
 """Connections from and to a network namespace, for the tests of the firewall.
 
 serve: answers on the TCP and UDP ports given. try: reads probes as JSON from standard input and tells which were answered.
-hold: keeps one TCP connection and says for every line on standard input whether bytes still pass. count: keeps the numbers of the datagrams that come to a port. flood: sends numbered datagrams all the time. send: sends a frame of `FRAMES`, by name.
-collect: takes HTTP posts, and appends what is in them to a file.
+hold: keeps one TCP connection (from ADDRESS, or ADDRESS#PORT) and says for every line on standard input whether bytes still pass. count: keeps the numbers of the datagrams that come to a port. flood: sends numbered datagrams all the time. send: sends a frame of `FRAMES`, by name.
+remember: has a recorded guest's RAM in its memory, as the QEMU has that it stands for. collect: takes HTTP posts, and appends what is in them to a file.
 """
-import json, os, select, socket, struct, sys, time
+import json, mmap, os, select, socket, struct, sys, time
 
 
 def family(address):
@@ -137,7 +137,8 @@ def attempt():
 
 
 def hold(source, target, port):
-    s = socket.create_connection((target, port), 2, (source, 0))
+    source, _, own = source.partition("#")
+    s = socket.create_connection((target, port), 2, (source, int(own or 0)))
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     print("held", flush=True)
     for line in sys.stdin:
@@ -285,6 +286,21 @@ def send(device, name):
     print("sent", flush=True)
 
 
+def remember(pages, ram, length):
+    with open(ram, "w+b") as file, open(pages, "rb") as recorded:
+        file.truncate(length)
+        while (page := recorded.read(8 + 4096)):
+            file.seek(int.from_bytes(page[:8], "little"))
+            file.write(page[8:])
+        file.flush()
+        memory = mmap.mmap(file.fileno(), length)
+    # QEMU's `ram_block_add` does so.
+    memory.madvise(mmap.MADV_DONTFORK)
+    print("ready", flush=True)
+    sys.stdin.read()
+    memory.close()
+
+
 def collect(path):
     s = socket.create_server(("127.0.0.1", 0))
     print(s.getsockname()[1], flush=True)
@@ -324,5 +340,7 @@ elif sys.argv[1] == "flood":
     flood(sys.argv[2], sys.argv[3], int(sys.argv[4]))
 elif sys.argv[1] == "send":
     send(sys.argv[2], sys.argv[3])
+elif sys.argv[1] == "remember":
+    remember(sys.argv[2], sys.argv[3], int(sys.argv[4]))
 elif sys.argv[1] == "collect":
     collect(sys.argv[2])

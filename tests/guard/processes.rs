@@ -86,7 +86,7 @@ fn owners(world: &World, desk: &Desk) -> Result<(Option<i32>, String)> {
     Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
 }
 
-fn behind(flow: &Value) -> Result<(&str, &str)> {
+pub(crate) fn behind(flow: &Value) -> Result<(&str, &str)> {
     let process = flow["processes"].get(0).with_context(|| format!("no process: {flow}"))?;
     Ok((flow["verdict"].as_str().unwrap_or_default(), process["exe"].as_str().unwrap_or_default()))
 }
