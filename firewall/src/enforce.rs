@@ -91,8 +91,8 @@ fn put_anew(nft: &Nft, new: &State) -> Result<Done, nft::Error> {
         return Ok(Done { commands: whole.nftables.len(), is_whole: true });
     }
     let mut there = State { ports: BTreeMap::new(), ..new.clone() };
-    let mut nftables = rules(None, &there);
-    nftables.extend(devices(None, new));
+    let mut nftables = rules(None, &there, &BTreeSet::new());
+    nftables.extend(devices(None, new, &BTreeSet::new()));
     let mut commands = nftables.len();
     nft.apply(&Transaction { nftables })?;
     let mut ports = new.ports.iter().peekable();
@@ -104,7 +104,7 @@ fn put_anew(nft: &Nft, new: &State) -> Result<Done, nft::Error> {
             next.ports.extend(of_vm.map(|(name, binding)| (name.clone(), binding.clone())));
             rules_in += new.policy(&binding.vm).map_or(0, |policy| policy.rules().count());
         }
-        let nftables = rules(Some(&there), &next);
+        let nftables = rules(Some(&there), &next, &unchanged(&there, &next));
         commands += nftables.len();
         nft.commit(&Transaction { nftables })?;
         there = next;
@@ -114,10 +114,14 @@ fn put_anew(nft: &Nft, new: &State) -> Result<Done, nft::Error> {
 
 /// Keeps the new state, with what the kernel makes of it.
 fn keep(nft: &Nft, store: &Store, new: &mut State) -> Result<(), EnforceError> {
-    let rules: usize = new.vms.values().map(|vm| vm.policy.rules().count()).sum();
     new.fingerprints =
-        if rules <= MAX_FINGERPRINT_RULES { fingerprints(nft).unwrap_or_default() } else { BTreeMap::new() };
+        if has_too_many(new) { BTreeMap::new() } else { fingerprints(nft).unwrap_or_default() };
     Ok(store.keep(new)?)
+}
+
+/// Whether there are more rules than are compared with how they were left.
+pub fn has_too_many(state: &State) -> bool {
+    state.vms.values().map(|vm| vm.policy.rules().count()).sum::<usize>() > MAX_FINGERPRINT_RULES
 }
 
 /// Keeps the old rules to go back to when nobody confirms the new ones until `deadline`, then enforces the new ones.
@@ -158,23 +162,22 @@ pub fn roll_back_if_due(nft: &Nft, store: &Store, now: Timestamp) -> Result<bool
 
 /// One transaction for all tables: everything where there is nothing to build on, else what is different.
 pub fn transaction(old: Option<&State>, new: &State) -> Transaction {
-    let mut nftables = rules(old, new);
-    nftables.extend(devices(old, new));
+    let same = old.map(|old| unchanged(old, new)).unwrap_or_default();
+    let mut nftables = rules(old, new, &same);
+    nftables.extend(devices(old, new, &same));
     Transaction { nftables }
 }
 
-/// The tables that judge connections.
-fn rules(old: Option<&State>, new: &State) -> Vec<Command> {
+/// The tables that judge connections. A VM of which nothing changed is not even compiled.
+fn rules(old: Option<&State>, new: &State, same: &BTreeSet<&str>) -> Vec<Command> {
     let mut commands = Vec::new();
-    // A VM of which nothing changed is not even compiled.
-    let same = old.map(|old| unchanged(old, new)).unwrap_or_default();
     for path in [PortPath::Routed, PortPath::Bridged] {
         let but = |same: &BTreeSet<&str>, state: &State| {
             let host = state.host_of(|binding| binding.path == Some(path) && !same.contains(&*binding.vm));
             let some = tables(&host, path, state.generation, &state.moment());
             Tables { asks: state.asks(), ..some }
         };
-        let of = |state: &State| but(&same, state);
+        let of = |state: &State| but(same, state);
         let is_used = |state: &State| path == PortPath::Routed || state.uses(path);
         match old.filter(|old| is_used(old)) {
             before if !is_used(new) => {
@@ -189,7 +192,7 @@ fn rules(old: Option<&State>, new: &State) -> Vec<Command> {
 }
 
 /// The chains on devices, and those that close what nothing can judge.
-fn devices(old: Option<&State>, new: &State) -> Vec<Command> {
+fn devices(old: Option<&State>, new: &State, same: &BTreeSet<&str>) -> Vec<Command> {
     // A device that came anew under an old name has lost its chain's hook.
     let is_same_device = |old: &State, port: &String| {
         old.ports.get(port).map(|port| port.index) == new.ports.get(port).map(|port| port.index)
@@ -203,8 +206,9 @@ fn devices(old: Option<&State>, new: &State) -> Vec<Command> {
         let mut guarded = old.ports.iter().filter(|(_, binding)| has_chain(old, binding));
         guarded.all(|(port, _)| is_same_device(old, port))
     });
-    let same = base.map(|base| unchanged(base, new)).unwrap_or_default();
-    let chains = |state: &State| antispoof::chains(&state.host_of(|binding| !same.contains(&*binding.vm)));
+    // Where there is nothing to build on, nothing is the same.
+    let is_same = |vm: &str| base.is_some() && same.contains(vm);
+    let chains = |state: &State| antispoof::chains(&state.host_of(|binding| !is_same(&binding.vm)));
     let mut commands = antispoof::update(base.map(chains).as_ref(), &chains(new));
     commands.extend(closed(base, new));
     commands

@@ -133,7 +133,12 @@ fn status(output: Output, args: &StateArgs) -> Result<Outcome> {
             rows.len()
         );
         if !is_compared {
-            eprintln!("INCOMPLETE: there are too many rules to compare each with how it was left");
+            let why = if enforce::has_too_many(&state) {
+                "there are too many rules to compare each with how it was left"
+            } else {
+                "when they were changed last, nft could not list the rules: nobody knows how they were left; `lynceus firewall restore` puts them there anew"
+            };
+            eprintln!("INCOMPLETE: {why}");
         }
         for family in &integrity.changed_by_others {
             eprintln!(

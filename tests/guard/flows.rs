@@ -2,12 +2,22 @@
 
 use crate::world::{Probe, World};
 use anyhow::{Context, Result, ensure};
+use lynceus_lab::until_so;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 const POLICY: &str = "[policy.web]\nselect='all()'\ndefault={in='deny',out='allow'}\n\
     [[policy.web.rule]]\nname='known'\naction='allow'\ndirection='in'\npeer={addresses=['10.0.1.0/24']}\nservices=['tcp/1000']\nlog=true\n\
     [[policy.web.rule]]\nname='knock'\naction='deny'\ndirection='in'\nservices=['tcp/1001']\nlog=true\n";
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether somebody hears what rules tell of: NFLOG's group 76.
+fn is_heard(world: &World) -> Result<bool> {
+    let groups = world.host("cat /proc/net/netfilter/nfnetlink_log")?;
+    Ok(groups.lines().any(|line| line.split_whitespace().next() == Some("76")))
+}
 
 #[test]
 fn packets_that_rules_tell_of_are_flows() -> Result<()> {
@@ -20,14 +30,10 @@ fn packets_that_rules_tell_of_are_flows() -> Result<()> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    for tries in 0.. {
-        let groups = world.host("cat /proc/net/netfilter/nfnetlink_log")?;
-        if groups.lines().any(|line| line.split_whitespace().next() == Some("76")) {
-            break;
-        }
-        ensure!(tries < 500 && child.try_wait()?.is_none(), "nobody listens");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until_so("a listener", PATIENCE, || {
+        ensure!(child.try_wait()?.is_none(), "nobody listens");
+        is_heard(&world)
+    })?;
     let second = world.command(&["firewall", "flows", "--count", "0"]).output()?;
     let said = String::from_utf8_lossy(&second.stderr);
     ensure!(said.contains("another program reads the flow log"), "{said}");
@@ -133,28 +139,20 @@ impl Collector {
             .spawn()
             .context("apt-get install nfdump, or run `cargo xtask test`")?;
         // It listens when the kernel says so: port 4739, in hexadecimal.
-        for tries in 0.. {
-            if world.host("cat /proc/net/udp")?.contains(&format!(":{port:04X} ")) {
-                break;
-            }
-            ensure!(tries < 500, "nfcapd does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        until_so("nfcapd", PATIENCE, || {
+            Ok(world.host("cat /proc/net/udp")?.contains(&format!(":{port:04X} ")))
+        })?;
         Ok(Collector { child, port, folder })
     }
 
     /// Ends it, and what it got.
     fn end(mut self, world: &World) -> Result<Vec<serde_json::Value>> {
         // It ends without reading what waits for it.
-        for tries in 0.. {
+        until_so("nfcapd has read all", PATIENCE, || {
             let sockets = world.host("cat /proc/net/udp")?;
             let own = sockets.lines().find(|line| line.contains(&format!(":{:04X} ", self.port)));
-            if own.context("nfcapd has ended")?.split_whitespace().any(|word| word == "00000000:00000000") {
-                break;
-            }
-            ensure!(tries < 500, "nfcapd does not read");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+            Ok(own.context("nfcapd has ended")?.split_whitespace().any(|word| word == "00000000:00000000"))
+        })?;
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         ensure!(status.success() && self.child.wait()?.code().is_some(), "nfcapd does not end");
         let read =

@@ -15,6 +15,7 @@ mod processes;
 mod random;
 mod shipped;
 mod spoofing;
+mod status;
 mod trust;
 mod truth;
 mod world;
