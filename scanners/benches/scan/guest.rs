@@ -5,7 +5,7 @@ use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::memory::ReadError;
 use lynceus_introspect::paging::MAX_ENTRIES;
 use lynceus_introspect::{AddressSpace, Gpa, GpaRange, GuestMemory, Gva, find};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
@@ -23,7 +23,14 @@ const CLUSTER: usize = 8;
 pub(crate) struct Changing {
     map: map::ReadOnlyMap,
     ram: [GpaRange; 1],
-    pages: RwLock<HashMap<u64, Box<[u8]>>>,
+    written: RwLock<Written>,
+}
+
+/// Pages that were written to, by their frames: to ask for one must cost nothing beside the copy.
+#[derive(Default)]
+struct Written {
+    count: usize,
+    pages: Vec<Option<Box<[u8]>>>,
 }
 
 impl Changing {
@@ -31,7 +38,7 @@ impl Changing {
         let file = map::open_read_only(path).expect("the image opens");
         let map = map::ReadOnlyMap::whole(&file).expect("the image maps");
         let ram = [GpaRange { start: Gpa(0), len_bytes: file.metadata().expect("its length").len() }];
-        Arc::new(Changing { map, ram, pages: RwLock::default() })
+        Arc::new(Changing { map, ram, written: RwLock::default() })
     }
 
     pub(crate) fn ram_bytes(&self) -> usize {
@@ -39,21 +46,24 @@ impl Changing {
     }
 
     pub(crate) fn restore(&self) {
-        self.pages.write().expect("no panic").clear();
+        *self.written.write().expect("no panic") = Written::default();
     }
 
     /// Writes a word to `count` of these pages.
     pub(crate) fn change(&self, from: &[Gpa], count: usize, clustered: bool, seed: usize) {
-        let mut pages = self.pages.write().expect("no panic");
+        let mut written = self.written.write().expect("no panic");
+        let Written { count: so_many, pages } = &mut *written;
+        pages.resize(self.ram_bytes() / PAGE as usize, None);
         let cluster = if clustered { CLUSTER } else { 1 };
         let mut at = seed;
-        while pages.len() < count.min(from.len()) {
+        while *so_many < count.min(from.len()) {
             at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             for page in from.iter().skip((at >> 20) % from.len()).take(cluster) {
                 let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
                 self.map.copy_out(page.0, &mut bytes).expect("it is RAM");
                 bytes[2048..2056].copy_from_slice(&at.to_le_bytes());
-                pages.insert(page.0 / PAGE, bytes);
+                let before = pages[(page.0 / PAGE) as usize].replace(bytes);
+                *so_many += usize::from(before.is_none());
             }
         }
     }
@@ -62,13 +72,13 @@ impl Changing {
 impl GuestMemory for Changing {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
         self.map.copy_out(at.0, buf).map_err(|why| ReadError::Lost { at, why: why.to_string() })?;
-        let pages = self.pages.read().expect("no panic");
-        if pages.is_empty() {
+        let written = self.written.read().expect("no panic");
+        if written.count == 0 {
             return Ok(());
         }
         let end = at.0 + buf.len() as u64;
         for frame in at.0 / PAGE..end.div_ceil(PAGE) {
-            let Some(page) = pages.get(&frame) else { continue };
+            let Some(page) = &written.pages[frame as usize] else { continue };
             let (from, to) = ((frame * PAGE).max(at.0), ((frame + 1) * PAGE).min(end));
             let bytes = &page[(from % PAGE) as usize..][..(to - from) as usize];
             buf[(from - at.0) as usize..][..bytes.len()].copy_from_slice(bytes);

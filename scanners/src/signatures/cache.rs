@@ -13,6 +13,7 @@ use super::fingerprint::{Digester, Fingerprint};
 use super::windows::Near;
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What an entry costs beside its hits: key and value in the table, at its emptiest.
@@ -35,6 +36,8 @@ pub(super) struct Known {
 pub struct ScanCache {
     digester: Digester,
     limit_bytes: usize,
+    /// Frames that the last scan read.
+    frames: AtomicUsize,
     tables: Mutex<Tables>,
 }
 
@@ -56,7 +59,8 @@ struct Entry<T> {
 impl ScanCache {
     /// An empty cache that holds at most so much. Its keys come from the host's random numbers.
     pub fn new(limit_bytes: usize) -> io::Result<ScanCache> {
-        Ok(ScanCache { digester: Digester::new()?, limit_bytes, tables: Mutex::default() })
+        let (digester, frames, tables) = (Digester::new()?, AtomicUsize::new(0), Mutex::default());
+        Ok(ScanCache { digester, limit_bytes, frames, tables })
     }
 
     /// The same for guests that have so much RAM together: it holds a hundredth of that at most.
@@ -81,6 +85,15 @@ impl ScanCache {
     /// Whether any verdict is in it.
     pub(super) fn knows_something(&self) -> bool {
         !self.tables().regions.is_empty()
+    }
+
+    /// How many frames a scan may be expected to read: a table that grows is filled more than once.
+    pub(super) fn frames(&self) -> usize {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn expect_frames(&self, count: usize) {
+        self.frames.store(count, Ordering::Relaxed);
     }
 
     pub(super) fn digester(&self) -> &Digester {

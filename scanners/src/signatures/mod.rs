@@ -208,13 +208,17 @@ pub fn scan(
     progress: &mut dyn FnMut(Progress),
 ) -> (Partial<Finding>, Summary) {
     let Wanted { rules, hashes, cache, keep, .. } = *wanted;
-    let seen = Seen::new(cache.is_some_and(ScanCache::knows_something));
+    let seen = cache
+        .map_or_else(Seen::default, |cache| Seen::new(cache.knows_something()).expecting(cache.frames()));
     let bench = Bench { memory: &**guest.memory(), rules, hashes, cache, keep, seen, cut: AtomicU32::new(0) };
     let (mut found, summary) = pool::run(&bench, wanted.threads, progress, |hand_on| {
         let mut walker = Walker::new(guest, options, hand_on);
         walker.all(wanted.scope, wanted.path);
         walker.gaps
     });
+    if let Some(cache) = cache {
+        cache.expect_frames(bench.seen.len());
+    }
     if summary.cut_regions > 0 {
         let slow = found.gaps.iter().find(|gap| matches!(gap.reason, GapReason::Time(_)));
         let first = slow.and_then(|gap| gap.at).map(|at| at.0);

@@ -97,6 +97,17 @@ impl Seen {
         Seen { is_rescan, ..Seen::default() }
     }
 
+    /// With room for so many frames.
+    pub(super) fn expecting(self, frames: usize) -> Seen {
+        self.frames().reserve(frames.min(MAX_FRAMES));
+        self
+    }
+
+    /// How many frames were read.
+    pub(super) fn len(&self) -> usize {
+        self.frames().len()
+    }
+
     /// The sketch of a region that consists of whole pages; none where one cannot be had, or would only cost.
     pub(super) fn sketch(
         &self,

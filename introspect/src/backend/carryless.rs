@@ -1,0 +1,103 @@
+//! Sums of carry-less products of a page's words, by the processor's vector instructions.
+//!
+//! *Does*: mixes the two words of each 16 bytes with a key, multiplies them as polynomials over two elements, and adds the products up:
+//! CLNH (Lemire, Kaser: *Faster 64-bit universal hashing using carry-less multiplications*, Journal of Cryptographic Engineering 6,
+//! 2016). For two different pages of somebody's choice the sums are equal with a probability of at most 2⁻⁶⁴ over the key. It is what
+//! digests pages for scans, and here because it cannot be had without `unsafe`.
+//! *Trusts*: the processor's word on what it can do. *Never*: sees guest memory itself: a page is a copy that nobody writes to.
+#![allow(unsafe_code)]
+
+/// Bytes of a page, and of a key.
+pub const BYTES: usize = 4096;
+
+/// What a page's words are mixed with: random bytes.
+pub type Key = [u8; BYTES];
+
+/// Makes such sums. There is one only where the processor can.
+#[derive(Clone, Copy, Debug)]
+pub struct Carryless(());
+
+impl Carryless {
+    /// None where the processor lacks the instructions: four products at a time, which servers have had since 2020.
+    pub fn new() -> Option<Carryless> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vpclmulqdq") {
+            return Some(Carryless(()));
+        }
+        None
+    }
+
+    /// The sums for two keys.
+    #[inline]
+    pub fn sums(self, keys: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
+        // SAFETY: there is a value of this type only where the processor has these instructions.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            sums(keys, page)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        reference(keys, page)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+fn sums([one, other]: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
+    use std::arch::x86_64::{
+        _mm512_clmulepi64_epi128, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_storeu_si512,
+        _mm512_xor_si512,
+    };
+    // SAFETY: 64 bytes that are borrowed; the load needs no alignment.
+    let load = |bytes: &[u8; 64]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
+    let mut sums = [_mm512_setzero_si512(); 2];
+    let blocks = page.as_chunks().0.iter().zip(one.as_chunks().0).zip(other.as_chunks().0);
+    for ((block, one), other) in blocks {
+        let block = load(block);
+        for (sum, key) in sums.iter_mut().zip([one, other]) {
+            let mixed = _mm512_xor_si512(block, load(key));
+            *sum = _mm512_xor_si512(*sum, _mm512_clmulepi64_epi128::<0x10>(mixed, mixed));
+        }
+    }
+    sums.map(|sum| {
+        let mut lanes = [0u128; 4];
+        // SAFETY: 64 bytes of our own; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), sum) };
+        lanes.into_iter().fold(0, |all, lane| all ^ lane)
+    })
+}
+
+/// The same, bit by bit.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn reference(keys: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
+    let words = |pair: &[u8; 16]| {
+        let both = u128::from_le_bytes(*pair);
+        (both as u64, (both >> 64) as u64)
+    };
+    let product = |(one, other): (u64, u64)| {
+        let bits = (0..u64::BITS).filter(|bit| other >> bit & 1 == 1);
+        bits.fold(0, |sum, bit| sum ^ u128::from(one) << bit)
+    };
+    keys.each_ref().map(|key| {
+        let pairs = page.as_chunks().0.iter().zip(key.as_chunks().0);
+        pairs.fold(0, |sum, (pair, key)| {
+            let ((low, high), (low_key, high_key)) = (words(pair), words(key));
+            sum ^ product((low ^ low_key, high ^ high_key))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the processor lacks the instructions there is nothing to test.
+    #[test]
+    fn products_are_those_of_polynomials() {
+        let Some(carryless) = Carryless::new() else { return };
+        let bytes = |seed: usize| std::array::from_fn(|n| (((n + seed) * (n + 7 * seed)) >> 3) as u8);
+        for page in [bytes(3), [0; BYTES], [0xff; BYTES]] {
+            let keys = [bytes(1), bytes(2)];
+            assert_eq!(carryless.sums(&keys, &page), reference(&keys, &page));
+        }
+    }
+}
