@@ -39,7 +39,12 @@ fn on_7_x() -> Result<()> {
 /// Longer than this by `cargo xtask detect-matrix --control MINUTES`.
 #[test]
 fn a_busy_ordinary_system_gives_no_finding() -> Result<()> {
-    let control = detect::control(KernelVersion::V6_12, Duration::from_secs(20), Duration::from_millis(500))?;
+    let control = detect::control(
+        KernelVersion::V6_12,
+        Duration::from_secs(20),
+        Duration::from_millis(500),
+        &mut |_| (),
+    )?;
     ensure!(control.alarms.is_empty(), "{:#?}", control.alarms);
     ensure!(control.looks > 5, "{control:?}");
     Ok(())

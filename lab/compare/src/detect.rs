@@ -108,11 +108,16 @@ pub fn under_attack(kernel: KernelVersion, paging: Paging) -> Result<Vec<Outcome
     Ok(outcomes)
 }
 
-/// Looks at an ordinary busy system again and again for that long.
+/// Looks at an ordinary busy system again and again for that long. `tell` hears of alarms and gaps when they come.
 ///
 /// # Errors
 /// A guest that does not boot or does not get busy.
-pub fn control(kernel: KernelVersion, lasts: Duration, between: Duration) -> Result<Control> {
+pub fn control(
+    kernel: KernelVersion,
+    lasts: Duration,
+    between: Duration,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Control> {
     let name = format!("control-{kernel}");
     let luggage = Some(busy::luggage()?);
     let spec = Spec { name, vcpus: 2, memory_mib: 512, luggage, ..Spec::everyday(kernel, Paging::Four) };
@@ -125,9 +130,11 @@ pub fn control(kernel: KernelVersion, lasts: Duration, between: Duration) -> Res
         for detector in DETECTORS {
             let looked = (detector.run)(&attached.guest, &Options::default());
             if let Some(gap) = looked.gaps.first() {
-                control.with_gaps =
-                    (control.with_gaps.0.saturating_add(1), format!("{}: {gap:?}", detector.name));
+                let gap = format!("{}: {gap:?}", detector.name);
+                tell(&format!("gap: {gap}"));
+                control.with_gaps = (control.with_gaps.0.saturating_add(1), gap);
             }
+            looked.items.iter().for_each(|alarm| tell(&format!("false alarm: {alarm:#?}")));
             control.alarms.extend(looked.items);
         }
         control.looks = control.looks.saturating_add(1);
