@@ -2,6 +2,7 @@
 //!
 //! *Trusts*: nothing that is in it; the search is bounded and follows no links.
 
+use super::block::Block;
 use super::{ModuleFile, ModuleFileError};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,8 +20,15 @@ const ENDINGS: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];
 pub struct ModuleFolder {
     path: PathBuf,
     release: String,
-    files: HashMap<String, PathBuf>,
+    files: Files,
     read: Mutex<HashMap<String, Arc<ModuleFile>>>,
+}
+
+/// Where the files are.
+#[derive(Debug)]
+enum Files {
+    Folder(HashMap<String, PathBuf>),
+    Block(Block),
 }
 
 impl ModuleFolder {
@@ -46,7 +54,18 @@ impl ModuleFolder {
                 }
             }
         }
+        let files = Files::Folder(files);
         Ok(ModuleFolder { path, release: release.to_owned(), files, read: Mutex::default() })
+    }
+
+    /// The modules that a block holds.
+    pub(super) fn of_block(path: PathBuf, release: String, files: Block) -> ModuleFolder {
+        ModuleFolder { path, release, files: Files::Block(files), read: Mutex::default() }
+    }
+
+    /// The kernel that they are of, as `uname -r` names it.
+    pub fn release(&self) -> &str {
+        &self.release
     }
 
     /// Where they are.
@@ -56,34 +75,63 @@ impl ModuleFolder {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.files.len()
+        match &self.files {
+            Files::Folder(files) => files.len(),
+            Files::Block(files) => files.len(),
+        }
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.len() == 0
+    }
+
+    /// Whether there is a file of the module of that name.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.files {
+            Files::Folder(files) => files.contains_key(name),
+            Files::Block(files) => files.contains_key(name),
+        }
+    }
+
+    /// A module's file as it is on disk; none where the folder has none.
+    pub(super) fn open_file(&self, name: &str) -> Option<io::Result<File>> {
+        match &self.files {
+            Files::Folder(files) => files.get(name).map(File::open),
+            Files::Block(_) => None,
+        }
+    }
+
+    /// Forgets the files that were read: who asks for one again reads it again.
+    pub fn forget(&self) {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = HashMap::new();
     }
 
     /// The file of the module of that name; none where the folder has none.
     pub fn module(&self, name: &str) -> Option<Result<Arc<ModuleFile>, ModuleFileError>> {
-        let path = self.files.get(name)?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = read.get(name) {
             return Some(Ok(known.clone()));
         }
-        Some(self.load(path).map(|file| {
+        Some(self.load(name)?.map(|file| {
             let file = Arc::new(file);
             read.insert(name.to_owned(), file.clone());
             file
         }))
     }
 
-    fn load(&self, path: &Path) -> Result<ModuleFile, ModuleFileError> {
-        let file = ModuleFile::load(File::open(path)?)?;
-        if file.release != self.release {
-            return Err(ModuleFileError::OtherKernel(file.release));
-        }
-        Ok(file)
+    fn load(&self, name: &str) -> Option<Result<ModuleFile, ModuleFileError>> {
+        let file = match &self.files {
+            Files::Folder(files) => {
+                File::open(files.get(name)?).map_err(Into::into).and_then(ModuleFile::load)
+            }
+            Files::Block(files) => ModuleFile::of_bytes(files.get(name)?),
+        };
+        let is_of_it = |file: ModuleFile| match file.release == self.release {
+            true => Ok(file),
+            false => Err(ModuleFileError::OtherKernel(file.release)),
+        };
+        Some(file.and_then(is_of_it))
     }
 }
 

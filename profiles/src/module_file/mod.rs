@@ -10,6 +10,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod block;
 mod folder;
 mod link;
 #[cfg(test)]
@@ -21,8 +22,10 @@ use object::elf::RelocationType;
 use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget};
 use object::{SectionFlags, SymbolSection};
+use std::borrow::Cow;
 use std::io::Read;
 
+pub use block::{PackedModules, UnpackedModules};
 pub use folder::ModuleFolder;
 pub use link::{LinkError, Places};
 
@@ -51,6 +54,9 @@ pub enum ModuleFileError {
     /// Without the section that says what it is.
     #[error("no kernel module: it does not say which kernel it is for")]
     NotAModule,
+    /// A block of modules' files that is damaged, or another than was asked for.
+    #[error("not the block of modules' files that was asked for, or damaged")]
+    Block,
     /// For another kernel.
     #[error("it is a module of kernel {0}")]
     OtherKernel(String),
@@ -124,9 +130,12 @@ impl ModuleFile {
     pub fn load(file: impl Read) -> Result<ModuleFile, ModuleFileError> {
         let mut bytes = Vec::new();
         file.take(MAX_FILE_BYTES.saturating_add(1)).read_to_end(&mut bytes)?;
-        if !bytes.starts_with(b"\x7fELF") {
-            bytes = decompress(&bytes)?;
-        }
+        ModuleFile::of_bytes(&bytes)
+    }
+
+    /// The same of bytes that somebody has read.
+    fn of_bytes(bytes: &[u8]) -> Result<ModuleFile, ModuleFileError> {
+        let bytes = unpacked(bytes)?;
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(ModuleFileError::TooLarge);
         }
@@ -148,6 +157,11 @@ impl ModuleFile {
         let before = self.sections.iter().take(index);
         before.filter(|other| other.is_loaded && Some(&other.name) == name).count()
     }
+}
+
+/// A file that may be packed.
+fn unpacked(bytes: &[u8]) -> Result<Cow<'_, [u8]>, KernelFileError> {
+    if bytes.starts_with(b"\x7fELF") { Ok(bytes.into()) } else { Ok(decompress(bytes)?.into()) }
 }
 
 fn parse(bytes: &[u8]) -> Result<ModuleFile, ModuleFileError> {

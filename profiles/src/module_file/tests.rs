@@ -164,3 +164,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_block_holds_the_files_that_were_asked_for_and_no_other_answers_to_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["one.ko", "odd-one.ko", "left.ko"] {
+        std::fs::write(folder.path().join(name), module()).unwrap();
+    }
+    std::fs::write(folder.path().join("bad.ko.xz"), b"nothing").unwrap();
+    let files = ModuleFolder::open(folder.path(), "6.1.0-1-amd64").unwrap();
+    let names = ["bad", "odd_one", "one", "nowhere"].map(str::to_owned);
+    let packed = files.packed(names.iter()).unwrap().unpack("a key");
+    let mut bytes = Vec::new();
+    packed.write(&mut bytes).unwrap();
+    assert_eq!(packed.len_bytes(), bytes.len() as u64);
+    let mapped = ModuleFolder::mapped(&bytes.clone().into(), "a key").unwrap();
+    assert_eq!((mapped.len(), mapped.release(), mapped.path()), (3, "6.1.0-1-amd64", folder.path()));
+    for name in ["one", "odd_one"] {
+        let (mapped, read) = (mapped.module(name).unwrap().unwrap(), files.module(name).unwrap().unwrap());
+        assert_eq!(format!("{mapped:?}"), format!("{read:?}"));
+    }
+    assert!(matches!(mapped.module("bad"), Some(Err(ModuleFileError::Packed(_)))));
+    assert!(!mapped.has("left") && mapped.module("nowhere").is_none());
+    assert!(matches!(ModuleFolder::mapped(&bytes.clone().into(), "another"), Err(ModuleFileError::Block)));
+    for cut in 0..bytes.len() {
+        assert!(ModuleFolder::mapped(&bytes[..cut].to_vec().into(), "a key").is_err(), "{cut}");
+    }
+}
