@@ -37,6 +37,7 @@ pub(crate) struct Prepared {
     options: Options,
     image: ImageFiles,
     unpacked: Option<Unpacked>,
+    modules: Option<ModuleFolder>,
     pauser: Option<Pauser>,
 }
 
@@ -59,7 +60,8 @@ impl Prepared {
         let max_pause = Duration::from_millis(look.pause_ms);
         let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };
         let (image, store) = (ImageFiles::default(), store(look));
-        Ok(Prepared { name: name.to_owned(), target, store, options, image, unpacked: None, pauser: None })
+        let name = name.to_owned();
+        Ok(Prepared { name, target, store, options, image, unpacked: None, modules: None, pauser: None })
     }
 
     /// Opens the kernel's own file as well: the one given, else the one that the VM was started with.
@@ -82,6 +84,15 @@ impl Prepared {
         self
     }
 
+    /// Opens the files of modules in a block of that name, to be used where they are the kernel's. One that is gone by now is left out.
+    pub(crate) fn with_modules(mut self, block: Option<&(String, PathBuf)>) -> Prepared {
+        self.modules = block.and_then(|(key, path)| {
+            let map = SealedMap::new(&open_regular(path).ok()?).ok()?;
+            ModuleFolder::mapped(&Shared::new(Arc::new(map)), key).ok()
+        });
+        self
+    }
+
     /// The file of this digest, of those that may be the kernel's own. For a worker's.
     pub(crate) fn image_of(&self, digest: &str) -> Option<Arc<File>> {
         let booted_from = self.image.booted_from.iter().flatten().filter_map(|file| file.try_clone().ok());
@@ -101,7 +112,7 @@ impl Prepared {
 
     /// Reads what the target is, and finds its kernel. What cannot be stored for the next time is said on standard error.
     pub(crate) fn attach(self) -> Result<Guest> {
-        let Prepared { name, target, store, options, image, unpacked, pauser } = self;
+        let Prepared { name, target, store, options, image, unpacked, modules, pauser } = self;
         let target = target.read()?;
         target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
         let found = find::attach_target(&target, store.as_ref());
@@ -111,6 +122,10 @@ impl Prepared {
         }
         if let Some(pauser) = pauser {
             attached.guest = attached.guest.with_pause(pauser);
+        }
+        let release = &attached.guest.kernel().profile.identity.release;
+        if let Some(modules) = modules.filter(|modules| modules.release() == release) {
+            attached.guest.set_module_files(Arc::new(modules));
         }
         let (backend, damaged) = (target.describe(), !target.warnings().is_empty());
         Ok(Guest { name, backend, attached, options, image, unpacked, unshared: None, store, damaged })
@@ -169,17 +184,14 @@ impl Guest {
     /// Finds the files of the kernel's modules: in the folder given, or the host's own, which is used where it has modules of that
     /// release. Tells which it is; a folder that was given and has none is a failure.
     pub(crate) fn find_modules(&mut self, given: Option<&Path>) -> Result<Option<String>> {
-        const HOSTS: &str = "/lib/modules";
         let release = self.linux().kernel().profile.identity.release.clone();
         let folder = match given {
             Some(folder) => folder.to_owned(),
-            // A guest's release may be any text.
-            None if release.contains(['/', '\0']) || release.starts_with('.') => return Ok(None),
-            None => Path::new(HOSTS).join(&release),
+            None => match modules_of(Path::new(HOSTS_MODULES), &release) {
+                Some(folder) => folder,
+                None => return Ok(None),
+            },
         };
-        if given.is_none() && !folder.is_dir() {
-            return Ok(None);
-        }
         let files = ModuleFolder::open(&folder, &release).with_context(|| folder.display().to_string())?;
         if files.is_empty() {
             let none = || anyhow::anyhow!("{}: no modules in it", folder.display());
@@ -230,6 +242,16 @@ impl Guest {
     pub(crate) fn disagreements(&self) -> Vec<Finding> {
         lynceus_scanners::profile_disagreements(&self.attached.disagreements)
     }
+}
+
+/// Where the host keeps modules: those of its own kernels, and of the guests' that were installed for it.
+pub(crate) const HOSTS_MODULES: &str = "/lib/modules";
+
+/// The folder with the modules of a kernel, among those of others; none where there is none.
+pub(crate) fn modules_of(all: &Path, release: &str) -> Option<PathBuf> {
+    // A guest's release may be any text.
+    let is_name = !release.is_empty() && !release.contains(['/', '\0']) && !release.starts_with('.');
+    Some(all.join(release)).filter(|folder| is_name && folder.is_dir())
 }
 
 fn digest_of(mut file: &File) -> Result<String> {

@@ -211,6 +211,49 @@ fn an_attack_becomes_an_alert_and_evidence_that_replays() -> Result<()> {
     Ok(())
 }
 
+/// A module's code is compared with its file, which the worker may not open: another process has unpacked it.
+#[test]
+fn an_altered_module_is_an_alert() -> Result<()> {
+    let (vm, kernel) = ("appliance-module", lynceus_lab::kernels::fetch(KernelVersion::V6_1)?);
+    let guest = boot(vm)?;
+    let all = kernel.modules.parent().context("a folder of releases")?;
+    let looks = format!("{OFTEN}\nmodules = {:?}", all.display().to_string());
+    let appliance = Appliance::start(&[vm], &looks, "")?;
+    let compares = || {
+        let rows = appliance.status()?["vms"].as_array().cloned().unwrap_or_default();
+        let row = rows.into_iter().find(|row| row["vm"] == vm && row["modules"].as_u64() > Some(0));
+        Ok(row.and_then(|row| row["looks"]["integrity"].as_u64()))
+    };
+    let before = until("files of modules", compares).with_context(|| appliance.log())?;
+    until("looks at a clean guest", || Ok(compares()?.filter(|looks| *looks >= before + 2)))
+        .with_context(|| appliance.log())?;
+    ensure!(appliance.alerts("detection")?.is_empty(), "{:#?}", appliance.alerts("detection")?);
+    ensure!(appliance.vm(vm)?["incomplete"] == 0, "{}\n{}", appliance.vm(vm)?, appliance.log());
+
+    let attack = ATTACKS.iter().find(|attack| attack.name == "byte inside of a module's function");
+    let attack = attack.context("no such attack")?;
+    guest.attack(attack)?;
+    let alert = appliance.wait_for("the alert", "detection", |alert| alert["detector"] == attack.detector)?;
+    let id = alert["id"].as_str().context("no id")?;
+    let evidence = appliance.path(&format!("state/evidence/{id}.evidence"));
+    until("the evidence", || Ok(evidence.exists().then_some(())))?;
+    let replayed = Command::new(PROGRAM)
+        .args(["replay", &evidence.display().to_string(), "--kernel"])
+        .arg(kernel.vmlinuz)
+        .arg("--modules")
+        .arg(&kernel.modules)
+        .output()?;
+    let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    ensure!(text.contains(attack.detector), "{text}{}", String::from_utf8_lossy(&replayed.stderr));
+    // Not the guest's doing: no worker failed for it, and its memory is still small.
+    let row = appliance.vm(vm)?;
+    ensure!(
+        row["failures"] == 0 && row["memory_bytes"].as_u64().is_some_and(|bytes| bytes < 48 << 20),
+        "{row:#}"
+    );
+    Ok(())
+}
+
 /// Workers that are killed, stopped, or die by a fault are told of once, and replaced.
 #[test]
 fn a_worker_that_fails_is_told_of_and_replaced() -> Result<()> {

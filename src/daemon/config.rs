@@ -5,6 +5,7 @@
 
 use super::respond::Bounds;
 use super::schedule::{Limits, Periods};
+use crate::attach::HOSTS_MODULES;
 use anyhow::{Context, Result, bail};
 use lynceus_policy::syntax::Scope;
 use serde::Deserialize;
@@ -95,6 +96,8 @@ pub(crate) struct Looks {
     pub(crate) pause_ms: u64,
     /// Where kernel profiles are kept.
     pub(crate) profiles: Option<PathBuf>,
+    /// Where the modules of guests' kernels are, in a folder for each release.
+    pub(crate) modules: PathBuf,
     /// Keep what shows each finding, for `lynceus replay`.
     pub(crate) evidence: bool,
 }
@@ -114,6 +117,7 @@ impl Default for Looks {
             tries: 8,
             pause_ms: 20,
             profiles: None,
+            modules: PathBuf::from(HOSTS_MODULES),
             evidence: true,
         }
     }

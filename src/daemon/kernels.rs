@@ -10,6 +10,7 @@
 
 use super::Event;
 use super::process::WorkerId;
+use super::protocol::Unpacks;
 use super::schedule::VmId;
 use super::supervisor::Supervisor;
 use anyhow::{Context, Result, ensure};
@@ -20,8 +21,8 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-/// Kernels that are kept; the one that was unpacked first goes first. Workers that have mapped it keep it.
-const MAX_KERNELS: usize = 16;
+/// Blocks of a kind that are kept; the one that was unpacked first goes first. Workers that have mapped it keep it.
+const MAX_BLOCKS: usize = 16;
 /// Largest image: no kernel is half as large.
 pub(super) const MAX_BYTES: u64 = 1 << 30;
 /// A VM's worker is replaced so often, to have the next one share what it has read by itself: whatever it says of that.
@@ -29,20 +30,33 @@ const MAX_REPLACED: u32 = 3;
 /// Digests of files that could not be unpacked.
 const MAX_REFUSED: usize = 256;
 
-/// What was unpacked, by the digest of the file that it was in.
+/// What was unpacked, by the digest of the file that it was in, or what else it is called.
 #[derive(Default)]
-pub(super) struct Kernels {
+pub(super) struct Blocks {
     known: BTreeMap<String, (u64, File)>,
     kept: u64,
     refused: Vec<String>,
 }
 
-impl Kernels {
+impl Blocks {
     /// Where workers find them: this process's descriptors, which only who has its rights can open.
     pub(super) fn offers(&self) -> BTreeMap<String, PathBuf> {
-        let own = std::process::id();
-        let path = |file: &File| PathBuf::from(format!("/proc/{own}/fd/{}", file.as_raw_fd()));
-        self.known.iter().map(|(digest, (_, file))| (digest.clone(), path(file))).collect()
+        self.known.keys().filter_map(|digest| self.offer(digest)).collect()
+    }
+
+    /// The same of one.
+    pub(super) fn offer(&self, digest: &str) -> Option<(String, PathBuf)> {
+        let (_, file) = self.known.get(digest)?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Some((digest.to_owned(), PathBuf::from(path)))
+    }
+
+    pub(super) fn has(&self, digest: &str) -> bool {
+        self.known.contains_key(digest)
+    }
+
+    pub(super) fn has_refused(&self, digest: &str) -> bool {
+        self.refused.iter().any(|refused| refused == digest)
     }
 
     /// Memory that all workers share.
@@ -53,7 +67,7 @@ impl Kernels {
     fn keep(&mut self, digest: String, file: File) {
         self.kept += 1;
         self.known.insert(digest, (self.kept, file));
-        if self.known.len() > MAX_KERNELS
+        if self.known.len() > MAX_BLOCKS
             && let Some(first) =
                 self.known.iter().min_by_key(|(_, (kept, _))| *kept).map(|(of, _)| of.clone())
         {
@@ -61,20 +75,20 @@ impl Kernels {
         }
     }
 
-    fn refuse(&mut self, digest: String) {
+    fn refuse(&mut self, digest: &str) {
         if self.refused.len() >= MAX_REFUSED {
             self.refused.remove(0);
         }
-        self.refused.push(digest);
+        self.refused.push(digest.to_owned());
     }
 }
 
 /// What a process that unpacks says, in a file that nobody can change any more.
 pub(super) fn sealed(from: &mut impl Read, len_bytes: u64) -> Result<File> {
-    ensure!((1..=MAX_BYTES).contains(&len_bytes), "a kernel of {len_bytes} bytes");
+    ensure!((1..=MAX_BYTES).contains(&len_bytes), "a block of {len_bytes} bytes");
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file =
-        File::from(rustix::fs::memfd_create("lynceus-kernel", flags).context("no file in memory")?);
+        File::from(rustix::fs::memfd_create("lynceus-unpacked", flags).context("no file in memory")?);
     let got = io::copy(&mut from.take(len_bytes), &mut file)?;
     ensure!(got == len_bytes, "it ends after {got} of {len_bytes} bytes");
     rustix::fs::fcntl_add_seals(
@@ -90,13 +104,13 @@ impl Supervisor {
     pub(super) fn share_kernel(&mut self, id: VmId, digest: &str) {
         let Some(vm) = self.vms.get_mut(&id) else { return };
         let is_digest = digest.len() == 64 && digest.bytes().all(|digit| digit.is_ascii_hexdigit());
-        let is_refused = self.kernels.refused.iter().any(|refused| refused == digest);
+        let is_refused = self.kernels.has_refused(digest);
         if !is_digest || is_refused || vm.replaced >= MAX_REPLACED {
             return;
         }
         vm.replaced += 1;
-        if !self.kernels.known.contains_key(digest) {
-            vm.unpacks = Some(digest.to_owned());
+        if !self.kernels.has(digest) {
+            vm.unpacks = Some(Unpacks::Kernel(digest.to_owned()));
         }
         self.replace_worker(id);
     }
@@ -108,19 +122,30 @@ impl Supervisor {
             return;
         }
         // Nobody else was told to unpack anything.
-        let Some(digest) = vm.unpacks.take() else { return };
+        let Some(unpacks) = vm.unpacks.take() else { return };
         match file {
-            Ok(file) => self.kernels.keep(digest, file),
-            Err(why) => self.not_unpacked(id.vm, digest, &why),
+            Ok(file) => self.blocks(&unpacks).keep(unpacks.key().to_owned(), file),
+            Err(why) => self.not_unpacked(id.vm, &unpacks, &why),
         }
         self.replace_worker(id.vm);
     }
 
-    /// Workers read this file by themselves from now on.
-    pub(super) fn not_unpacked(&mut self, id: VmId, digest: String, why: &str) {
+    /// Workers read this kernel's file by themselves from now on; files of modules they have none.
+    pub(super) fn not_unpacked(&mut self, id: VmId, unpacks: &Unpacks, why: &str) {
         let name = self.vms.get(&id).map(|vm| vm.seen.name.as_str()).unwrap_or_default();
-        tracing::warn!(vm = name, "its kernel's file is not shared: {}", crate::output::escape(why));
-        self.kernels.refuse(digest);
+        let what = match unpacks {
+            Unpacks::Kernel(_) => "its kernel's file is not shared",
+            Unpacks::Modules(_) => "its modules are not compared with their files",
+        };
+        tracing::warn!(vm = name, "{what}: {}", crate::output::escape(why));
+        self.blocks(unpacks).refuse(unpacks.key());
+    }
+
+    fn blocks(&mut self, unpacks: &Unpacks) -> &mut Blocks {
+        match unpacks {
+            Unpacks::Kernel(_) => &mut self.kernels,
+            Unpacks::Modules(_) => &mut self.modules,
+        }
     }
 }
 
@@ -151,11 +176,11 @@ mod tests {
 
     #[test]
     fn the_first_of_too_many_goes() {
-        let mut kernels = Kernels::default();
-        for number in 0..=MAX_KERNELS {
+        let mut kernels = Blocks::default();
+        for number in 0..=MAX_BLOCKS {
             kernels.keep(format!("{:02}", 99 - number), tempfile::tempfile().unwrap());
         }
-        assert_eq!(kernels.offers().len(), MAX_KERNELS);
+        assert_eq!(kernels.offers().len(), MAX_BLOCKS);
         assert!(!kernels.offers().contains_key("99"));
     }
 }

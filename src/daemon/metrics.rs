@@ -67,7 +67,7 @@ pub(super) fn text(status: &Status) -> String {
     text.one(
         "lynceus_kernels_bytes",
         "gauge",
-        "Kernels' files, unpacked, which all workers share",
+        "Files of kernels and modules, unpacked, which workers share",
         status.kernels_bytes as f64,
     );
     text.one(

@@ -13,6 +13,7 @@ mod guard;
 mod kernels;
 mod looker;
 mod metrics;
+mod modules;
 mod process;
 mod protocol;
 mod respond;

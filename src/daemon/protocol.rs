@@ -10,7 +10,7 @@ use lynceus_scanners::Finding;
 use lynceus_scanners::signatures::Summary;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -22,6 +22,8 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 pub(super) const MAX_FINDINGS: usize = 1000;
 /// A look tells so many gaps, and counts the others.
 pub(super) const MAX_GAPS_TOLD: usize = 8;
+/// Modules that are compared with their files: no guest has loaded a third of it.
+pub(super) const MAX_MODULES: usize = 1024;
 
 /// The first line that a worker reads.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
@@ -46,10 +48,45 @@ pub(super) struct Begin {
     pub(super) memory_bytes: u64,
     /// Kernels that are unpacked, by the digests of their files.
     pub(super) kernels: BTreeMap<String, PathBuf>,
-    /// Only unpack the kernel's file of this digest, and read no guest.
-    pub(super) unpacks: Option<String>,
+    /// The modules that its guest has loaded, unpacked: what the block is called, and where it is.
+    pub(super) modules: Option<(String, PathBuf)>,
+    /// Only unpack this, and read no guest.
+    pub(super) unpacks: Option<Unpacks>,
     /// Read the kernel's own file, to compare with: who answers questions about connections needs none.
     pub(super) compares: bool,
+}
+
+/// What a process unpacks for workers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Unpacks {
+    /// The kernel's file of this digest.
+    Kernel(String),
+    /// Files of modules.
+    Modules(ModulesOf),
+}
+
+impl Unpacks {
+    /// What it is called when it is unpacked.
+    pub(super) fn key(&self) -> &str {
+        match self {
+            Unpacks::Kernel(digest) => digest,
+            Unpacks::Modules(modules) => &modules.key,
+        }
+    }
+}
+
+/// Some modules of a kernel.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct ModulesOf {
+    /// What the block of their files is called.
+    pub(super) key: String,
+    /// Where the kernel's modules are.
+    pub(super) folder: PathBuf,
+    /// `uname -r`.
+    pub(super) release: String,
+    /// Their names.
+    pub(super) names: BTreeSet<String>,
 }
 
 /// What the supervisor asks of a worker.
@@ -91,7 +128,7 @@ pub(super) enum Reply {
     /// What was learned of the guest's kernel, for the profile store: to be kept under its digest, and not read.
     /// As many bytes follow.
     Learned(u64),
-    /// The kernel's file was unpacked: as many bytes follow, and nothing after them.
+    /// What was to be unpacked is: as many bytes follow, and nothing after them.
     Unpacked(u64),
     /// The request could not be done.
     Failed(String),
@@ -108,6 +145,10 @@ pub(super) struct Ready {
     pub(super) image: Option<String>,
     /// Its digest, where the worker had to read it by itself.
     pub(super) unshared: Option<String>,
+    /// How many modules can be compared with their files.
+    pub(super) modules: usize,
+    /// Modules that the guest has loaded and of which there is no file.
+    pub(super) lacks: Vec<String>,
     /// The layers of the lock-down that this host's kernel lacks.
     pub(super) missing_layers: Vec<String>,
     /// What people should know.
@@ -129,6 +170,8 @@ pub(super) struct Looked {
     pub(super) told_gaps: Vec<String>,
     /// What a scan covered.
     pub(super) scanned: Option<Summary>,
+    /// Modules that the guest has loaded and of which there is no file.
+    pub(super) lacks: Vec<String>,
 }
 
 /// A process, as `lynceus top` shows it.

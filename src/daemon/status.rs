@@ -49,6 +49,8 @@ pub(crate) struct VmRow {
     pub(crate) kernel: Option<String>,
     /// What its kernel's code is compared with.
     pub(crate) image: Option<String>,
+    /// How many modules can be compared with their files.
+    pub(crate) modules: usize,
     /// Layers of its worker's lock-down that this host lacks.
     pub(crate) missing_layers: Vec<String>,
     /// Looks so far, by kind.
@@ -120,7 +122,7 @@ pub(super) fn of(supervisor: &Supervisor) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: supervisor.now().as_secs(),
         memory_bytes: status_kib(std::process::id(), "RssAnon:").unwrap_or(0) << 10,
-        kernels_bytes: supervisor.kernels.len_bytes(),
+        kernels_bytes: supervisor.kernels.len_bytes() + supervisor.modules.len_bytes(),
         trouble: owned(&supervisor.trouble),
         vms: supervisor.vms.iter().map(row).collect(),
         guards: supervisor.guards,
@@ -141,6 +143,7 @@ fn row(supervisor: &Supervisor, id: u64, vm: &Watched) -> VmRow {
         trouble: owned(&vm.trouble),
         kernel: ready.map(|ready| ready.release.clone()),
         image: ready.and_then(|ready| ready.image.clone()),
+        modules: ready.map_or(0, |ready| ready.modules),
         missing_layers: ready.map(|ready| ready.missing_layers.clone()).unwrap_or_default(),
         looks: looks.collect(),
         incomplete: vm.counts.incomplete,

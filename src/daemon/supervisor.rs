@@ -5,7 +5,7 @@
 //! *Never*: reads a guest's memory, or waits for anybody.
 
 use super::config::Config;
-use super::kernels::Kernels;
+use super::kernels::Blocks;
 use super::respond::Responses;
 use super::schedule::{Scheduler, VmId};
 use super::vms::Seen;
@@ -35,7 +35,8 @@ pub(super) struct Supervisor {
     pub(super) started: Instant,
     pub(super) alerts: Pipeline,
     pub(super) scheduler: Scheduler,
-    pub(super) kernels: Kernels,
+    pub(super) kernels: Blocks,
+    pub(super) modules: Blocks,
     pub(super) vms: BTreeMap<VmId, Watched>,
     next_id: VmId,
     pub(super) responses: Responses,
@@ -66,7 +67,8 @@ impl Supervisor {
             started: Instant::now(),
             alerts,
             scheduler,
-            kernels: Kernels::default(),
+            kernels: Blocks::default(),
+            modules: Blocks::default(),
             vms: BTreeMap::new(),
             next_id: 1,
             responses,

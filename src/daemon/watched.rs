@@ -2,8 +2,9 @@
 //!
 //! *Does*: keeps count. *Never*: keeps more of a VM than is bounded, whatever its guest does.
 
+use super::modules::Modules;
 use super::process::Worker;
-use super::protocol::{Process, Ready};
+use super::protocol::{Process, Ready, Unpacks};
 use super::schedule::Kind;
 use super::vms::Seen;
 use lynceus_scanners::{Finding, Severity};
@@ -76,8 +77,10 @@ pub(super) struct Watched {
     pub(super) ready: Option<Ready>,
     /// Workers so far.
     pub(super) turn: u64,
-    /// Its next worker, or this one, unpacks the kernel's file of this digest.
-    pub(super) unpacks: Option<String>,
+    /// Its next worker, or this one, unpacks this.
+    pub(super) unpacks: Option<Unpacks>,
+    /// The modules that its workers compare with their files.
+    pub(super) modules: Modules,
     /// How often a worker was replaced by one that shares more.
     pub(super) replaced: u32,
     /// No new worker before.
@@ -107,6 +110,7 @@ impl Watched {
             ready: None,
             turn: 0,
             unpacks: None,
+            modules: Modules::default(),
             replaced: 0,
             not_before: Duration::ZERO,
             backoff: FIRST_BACKOFF,

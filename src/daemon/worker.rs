@@ -3,7 +3,8 @@
 //! *Does*: opens what it needs, locks itself down, and only then reads the first byte of the guest; answers the supervisor's requests one after the
 //! other. *Trusts*: the supervisor. *Never*: decides anything: what a finding means for a VM is the supervisor's to say.
 
-use super::protocol::{Begin, Channel, Looked, MAX_FINDINGS, MAX_GAPS_TOLD, Process, Ready, Reply, Request};
+use super::protocol::{Begin, Channel, Looked, ModulesOf, Process, Ready, Reply, Request, Unpacks};
+use super::protocol::{MAX_FINDINGS, MAX_GAPS_TOLD, MAX_MODULES};
 use crate::attach::{Guest, Prepared};
 use crate::cli::LookArgs;
 use crate::commands::ps;
@@ -11,10 +12,12 @@ use crate::output::escape;
 use crate::process_rules::who;
 use crate::sandbox::{self, Limits};
 use anyhow::{Context, Result, bail};
+use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::memory::ram_bytes;
 use lynceus_introspect::{Partial, Pause, PauseError, Paused};
 use lynceus_policy::syntax;
 use lynceus_profiles::kernel_file::KernelImage;
+use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_scanners::signatures::{self, HashList, Rules, ScanCache, Scope, Wanted};
 use lynceus_scanners::{Detector, Finding, evidence};
 use std::io::BufReader;
@@ -22,6 +25,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The detector that compares modules with their files.
+const MODULE_TEXT: &str = "module_text";
 
 /// Works until the supervisor hangs up.
 pub(crate) fn run() -> Result<()> {
@@ -31,8 +37,12 @@ pub(crate) fn run() -> Result<()> {
     let Some(begin) = channel.receive::<Begin>().context("not started by `lynceus run`")? else {
         return Ok(());
     };
-    if let Some(digest) = &begin.unpacks {
-        return match unpack(&begin, digest, &mut channel) {
+    if let Some(unpacks) = &begin.unpacks {
+        let unpacked = match unpacks {
+            Unpacks::Kernel(digest) => unpack(&begin, digest, &mut channel),
+            Unpacks::Modules(wanted) => unpack_modules(&begin, wanted, &mut channel),
+        };
+        return match unpacked {
             Err(error) => Ok(channel.send(&Reply::Failed(escape(&format!("{error:#}"))))?),
             Ok(()) => Ok(()),
         };
@@ -64,6 +74,17 @@ fn unpack(begin: &Begin, digest: &str, channel: &mut Channel) -> Result<()> {
     Ok(unpacked.write(&mut channel.writer())?)
 }
 
+/// The same for files of modules. They are read with the rights that it takes, and looked into without.
+fn unpack_modules(begin: &Begin, wanted: &ModulesOf, channel: &mut Channel) -> Result<()> {
+    let folder = || wanted.folder.display().to_string();
+    let files = ModuleFolder::open(&wanted.folder, &wanted.release).with_context(folder)?;
+    let packed = files.packed(wanted.names.iter()).with_context(folder)?;
+    sandbox::lock_down(&Limits { memory_bytes: begin.memory_bytes, ..Limits::default() })?;
+    let unpacked = packed.unpack(&wanted.key);
+    channel.send(&Reply::Unpacked(unpacked.len_bytes())).context("the supervisor is gone")?;
+    Ok(unpacked.write(&mut channel.writer())?)
+}
+
 fn look(begin: &Begin) -> LookArgs {
     LookArgs {
         profiles: begin.profiles.clone(),
@@ -78,6 +99,8 @@ struct Worker {
     vm: String,
     guest: Guest,
     rules: Option<(Rules, Option<HashList>, ScanCache)>,
+    /// It compares code with files.
+    compares: bool,
 }
 
 impl Worker {
@@ -89,10 +112,10 @@ impl Worker {
         let pauser = AskSupervisor(channel.clone());
         let prepared = Prepared::open(&begin.target, &look(begin))?;
         let prepared = if begin.compares { prepared.with_image(None)? } else { prepared };
-        let prepared =
-            prepared.with_unpacked(&begin.kernels).for_worker(&begin.vm, Some(Arc::new(pauser)))?;
+        let prepared = prepared.with_unpacked(&begin.kernels).with_modules(begin.modules.as_ref());
+        let prepared = prepared.for_worker(&begin.vm, Some(Arc::new(pauser)))?;
         let limits = Limits { memory_bytes: begin.memory_bytes, ..Limits::default() };
-        let lacks = sandbox::lock_down(&limits)?.missing();
+        let missing_layers = sandbox::lock_down(&limits)?.missing();
         let mut guest = prepared.attach()?;
         for learned in guest.take_learned() {
             send(&channel, &Reply::Learned(learned.len() as u64))?;
@@ -116,12 +139,14 @@ impl Worker {
             release: escape(&kernel.profile.identity.release),
             profile: format!("{:?}", guest.attached.source).to_lowercase(),
             image,
+            modules: guest.linux().module_files().map_or(0, |files| files.len()),
+            lacks: if begin.compares { lacks(guest.linux()) } else { Vec::new() },
             unshared: guest.unshared.take(),
-            missing_layers: lacks,
+            missing_layers,
             warnings,
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        Ok((Worker { vm: begin.vm.clone(), guest, rules }, ready))
+        Ok((Worker { vm: begin.vm.clone(), guest, rules, compares: begin.compares }, ready))
     }
 
     fn serve(&self, channel: &Mutex<Channel>) -> Result<()> {
@@ -138,8 +163,11 @@ impl Worker {
         match request {
             Request::Look(names) => {
                 let is_named = |detector: &Detector| names.iter().any(|name| name == detector.name);
-                let found = looked(self.guest.look(is_named));
-                sandbox::give_memory_back();
+                let mut found = looked(self.guest.look(is_named));
+                if self.compares && names.iter().any(|name| name == MODULE_TEXT) {
+                    found.lacks = lacks(self.guest.linux());
+                }
+                self.give_memory_back();
                 Reply::Looked(Box::new(found))
             }
             Request::Scan(scopes) => self.scan(&scopes),
@@ -174,6 +202,7 @@ impl Worker {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let collected = evidence::collect(self.guest.linux(), &self.vm, time_ms, finding);
+        self.give_memory_back();
         let text = collected.map(|evidence| {
             let mut text = Vec::new();
             evidence.write(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
@@ -182,6 +211,12 @@ impl Worker {
             Ok(text) => Reply::Evidence(text),
             Err(error) => Reply::Failed(format!("the evidence cannot be written: {error}")),
         }
+    }
+
+    fn give_memory_back(&self) {
+        // Files that were parsed are some megabytes, and parsed again within milliseconds.
+        self.guest.linux().module_files().inspect(|files| files.forget());
+        sandbox::give_memory_back();
     }
 
     fn processes(&self) -> Vec<Process> {
@@ -206,7 +241,15 @@ fn looked(mut found: Partial<Finding>) -> Looked {
         told_gaps: found.gaps.iter().take(MAX_GAPS_TOLD).map(told).collect(),
         findings: found.items,
         scanned: None,
+        lacks: Vec::new(),
     }
+}
+
+/// Modules that are loaded and of which there is no file to compare them with.
+fn lacks(guest: &LinuxGuest) -> Vec<String> {
+    let has = |name: &str| guest.module_files().is_some_and(|files| files.has(name));
+    let listed = guest.view().modules().items.into_iter().map(|module| module.name);
+    listed.filter(|name| !has(name)).take(MAX_MODULES).collect()
 }
 
 /// Pauses by asking: the worker may neither speak to the hypervisor nor start what would let the guest go on if it died.

@@ -45,6 +45,7 @@ impl Supervisor {
             vm.turn += 1;
             let begin = Begin {
                 kernels: self.kernels.offers(),
+                modules: vm.modules.key.as_ref().and_then(|key| self.modules.offer(key)),
                 unpacks: vm.unpacks.clone(),
                 ..begin(&self.config, &vm.seen)
             };
@@ -90,8 +91,8 @@ impl Supervisor {
         vm.back_off(now);
         self.scheduler.done(id, cost, 0.0, now);
         self.scheduler.remove(id);
-        if let Some(digest) = unpacks {
-            self.not_unpacked(id, digest, why);
+        if let Some(unpacks) = unpacks {
+            self.not_unpacked(id, &unpacks, why);
         }
         self.vm_trouble(id, "worker", &format!("{why}; {how}"));
     }
@@ -117,9 +118,11 @@ impl Supervisor {
         let busy = vm.busy.take();
         match (reply, busy) {
             (Some(Ok(Reply::Ready(ready))), Some((Busy::Attaching, _))) => self.ready(id.vm, *ready),
-            (Some(Ok(Reply::Looked(looked))), Some((Busy::Looking(kind), _))) => {
+            (Some(Ok(Reply::Looked(mut looked))), Some((Busy::Looking(kind), _))) => {
+                let lacks = std::mem::take(&mut looked.lacks);
                 self.looked(id.vm, kind, *looked);
                 self.go_on(id.vm);
+                self.share_modules(id.vm, &lacks);
             }
             (Some(Ok(Reply::Evidence(text))), Some((Busy::Keeping(alert), _))) => {
                 self.keep_evidence(&alert, text);
@@ -180,16 +183,18 @@ impl Supervisor {
             kernel = escape(&ready.release),
             profile = escape(&ready.profile),
             code_compared_with = escape(image),
+            modules_compared = ready.modules,
             took_ms = ready.took_ms,
             "attached"
         );
         ready.warnings.iter().for_each(|warning| tracing::warn!(vm = name, "{}", escape(warning)));
-        let unshared = ready.unshared.clone();
+        let (unshared, lacks) = (ready.unshared.clone(), ready.lacks.clone());
         vm.ready = Some(ready);
         self.schedule(id);
         if let Some(digest) = unshared {
             self.share_kernel(id, &digest);
         }
+        self.share_modules(id, &lacks);
     }
 
     /// A worker that has done something: what waits for it comes before its next look.
