@@ -5,7 +5,7 @@
 //!
 //! Sources: RFC 7011 (messages, sets, variable lengths); the numbers and types of the information elements are IANA's registry of RFC 7012.
 
-use crate::flows::FlowEvent;
+use crate::sums::Sum;
 use lynceus_policy::Lane;
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ const VARIABLE: u16 = 0xffff;
 const MAX_TEXT_BYTES: usize = 200;
 
 /// Element and length of what every record has, before the addresses.
-const FIRST: [(u16, u16); 9] = [
+const FIRST: [(u16, u16); 10] = [
     (152, 8), // flowStartMilliseconds
     (153, 8), // flowEndMilliseconds
     (1, 8),   // octetDeltaCount
@@ -33,6 +33,7 @@ const FIRST: [(u16, u16); 9] = [
     (11, 2),  // destinationTransportPort
     (61, 1),  // flowDirection: 0 to the VM, 1 from it
     (233, 1), // firewallEvent: 1 created, 3 denied
+    (136, 1), // flowEndReason: 1 idle, 2 it may go on, 4 forced
 ];
 /// And behind them: interfaceName, virtualStationName, selectorName (the rule).
 const LAST: [(u16, u16); 3] = [(82, VARIABLE), (350, VARIABLE), (335, VARIABLE)];
@@ -48,11 +49,9 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// The messages for these flows, each a datagram, with the name of the port that each was seen at. Flows without addresses (ARP) are left out:
-    /// there is no record for them.
-    pub fn messages(&mut self, flows: &[(&FlowEvent, &str)], now_s: u32) -> Vec<Vec<u8>> {
-        let records: Vec<(u16, Vec<u8>)> =
-            flows.iter().filter_map(|(event, port)| record(event, port)).collect();
+    /// The messages for these flows, each a datagram. Flows without addresses (ARP) are left out: there is no record for them.
+    pub fn messages(&mut self, flows: &[Sum], now_s: u32) -> Vec<Vec<u8>> {
+        let records: Vec<(u16, Vec<u8>)> = flows.iter().filter_map(record).collect();
         let mut messages = Vec::new();
         let mut rest = records.as_slice();
         while !rest.is_empty() {
@@ -109,7 +108,8 @@ fn templates() -> Vec<u8> {
     set(TEMPLATE_SET, &content)
 }
 
-fn record(event: &FlowEvent, port: &str) -> Option<(u16, Vec<u8>)> {
+fn record(flow: &Sum) -> Option<(u16, Vec<u8>)> {
+    let Sum { event, port, .. } = flow;
     let (template, addresses) = match (event.source?, event.destination?) {
         (IpAddr::V4(from), IpAddr::V4(to)) => (TEMPLATES[0], [from.octets(), to.octets()].concat()),
         (IpAddr::V6(from), IpAddr::V6(to)) => (TEMPLATES[1], [from.octets(), to.octets()].concat()),
@@ -127,15 +127,15 @@ fn record(event: &FlowEvent, port: &str) -> Option<(u16, Vec<u8>)> {
     };
     let is_denied = !matches!(event.verdict.as_str(), "allow" | "pass" | "would-deny");
     let mut bytes = Vec::new();
-    bytes.extend(event.time_ms.to_be_bytes());
-    bytes.extend(event.time_ms.to_be_bytes());
-    bytes.extend(u64::from(event.bytes.unwrap_or(0)).to_be_bytes());
-    bytes.extend(1u64.to_be_bytes());
+    for number in [event.time_ms, flow.last_ms, flow.bytes, flow.packets] {
+        bytes.extend(number.to_be_bytes());
+    }
     bytes.push(protocol);
     bytes.extend(event.source_port.unwrap_or(0).to_be_bytes());
     bytes.extend(to_port.to_be_bytes());
     bytes.push(u8::from(event.direction != "in"));
     bytes.push(if is_denied { 3 } else { 1 });
+    bytes.push(flow.end as u8);
     bytes.extend(addresses);
     [port, &event.vm, &event.rule].into_iter().for_each(|text| bytes.extend(variable(text)));
     Some((template, bytes))
@@ -152,6 +152,8 @@ fn variable(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flows::FlowEvent;
+    use crate::sums::End;
 
     fn flow(source: &str, destination: &str, rule: &str) -> FlowEvent {
         FlowEvent {
@@ -189,8 +191,11 @@ mod tests {
         let v4 = flow("10.0.0.1", "10.0.0.2", &long);
         let v6 = flow("fd00::1", "fd00::2", "ü".repeat(300).as_str());
         let arp = FlowEvent { source: None, ..v4.clone() };
-        let flows: Vec<(&FlowEvent, &str)> =
-            (0..200).flat_map(|_| [(&v4, "vif1.0"), (&v6, "tap3"), (&arp, "tap3")]).collect();
+        let sum = |event: &FlowEvent| {
+            let (event, port) = (event.clone(), "vif1.0".to_owned());
+            Sum { event, port, packets: 3, bytes: 180, last_ms: 9, end: End::Idle }
+        };
+        let flows: Vec<Sum> = (0..200).flat_map(|_| [&v4, &v6, &arp].map(sum)).collect();
         let messages = exporter.messages(&flows, 7);
         let all: Vec<Vec<u16>> = messages.iter().map(|message| sets(message)).collect();
         assert!(messages.iter().all(|message| message.len() <= MAX_BYTES + 16));

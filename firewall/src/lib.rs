@@ -25,6 +25,7 @@ pub mod process;
 pub mod queue;
 pub mod state;
 pub mod suite;
+pub mod sums;
 pub mod tiers;
 
 pub use compile::compile;

@@ -31,7 +31,7 @@ pub(crate) struct FlowRow {
 /// Prints flows until it is ended, or until so many were printed.
 pub(super) fn run(output: Output, args: &FlowsArgs) -> Result<Outcome> {
     let listener = Listener::of(LOG_GROUP, false)?;
-    let mut collector = args.ipfix.as_deref().map(Collector::named).transpose()?;
+    let collector = args.ipfix.as_deref().map(Collector::named).transpose()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let Some(flows) = listener.next()? else {
@@ -41,14 +41,15 @@ pub(super) fn run(output: Output, args: &FlowsArgs) -> Result<Outcome> {
         let mut ports = Ports::new(&args.state.state);
         let wanted = flows.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX));
         let rows: Vec<FlowRow> = wanted.map(|event| ports.row(event)).collect();
-        if let Some(collector) = &mut collector {
-            collector.send(&rows);
+        if let Some(collector) = &collector {
+            collector.add(&rows);
         }
         for row in rows {
             left -= 1;
             tell(output, row)?;
         }
     }
+    collector.iter().for_each(Collector::finish);
     Ok(Outcome::Clean)
 }
 

@@ -18,8 +18,8 @@ use lynceus_firewall::state::{State, Store};
 use lynceus_policy::Look;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// After the enforcer failed, it is started again.
@@ -81,7 +81,7 @@ pub(super) fn start(config: &Config, events: SyncSender<Event>) -> Result<bool> 
 /// What is not as the policy wants it: those who ask about processes tell of it, and the flow log.
 fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
     let (state, hears, wants_alerts) = (config.firewall_state(), events.clone(), config.guard.flow_alerts);
-    let collector = config.guard.ipfix.map(Collector::at).transpose()?.map(|it| Arc::new(Mutex::new(it)));
+    let collector = config.guard.ipfix.map(Collector::at).transpose()?;
     let (of_processes, folder) = (collector.clone(), state.clone());
     let tell = move |news| match news {
         News::Flow(flow) => {
@@ -89,8 +89,8 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
                 pass_on(&flow, &hears);
             }
             // To find the ports takes a look at all of the host's interfaces.
-            if of_processes.is_some() {
-                export(of_processes.as_deref(), &[Ports::new(&folder).row(*flow)]);
+            if let Some(collector) = &of_processes {
+                collector.add(&[Ports::new(&folder).row(*flow)]);
             }
         }
         News::Guest { vm, text } => {
@@ -103,7 +103,7 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
     }
     let work = move || {
         loop {
-            if let Err(error) = log(&state, &events, wants_alerts, collector.as_deref()) {
+            if let Err(error) = log(&state, &events, wants_alerts, collector.as_ref()) {
                 let text = format!("what the rules log cannot be read: {error:#}");
                 if events.send(Event::Guard(told("flows", None, text))).is_err() {
                     return;
@@ -119,20 +119,12 @@ fn hear(config: &Config, events: SyncSender<Event>) -> Result<()> {
         .context("no thread for the flow log")
 }
 
-/// Sends flows to the collector, if there is one.
-fn export(collector: Option<&Mutex<Collector>>, rows: &[FlowRow]) {
-    if let Some(collector) = collector {
-        let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
-        collector.send(rows);
-    }
-}
-
 /// Passes on what the rules log.
 fn log(
     state: &Path,
     events: &SyncSender<Event>,
     wants_alerts: bool,
-    collector: Option<&Mutex<Collector>>,
+    collector: Option<&Collector>,
 ) -> Result<()> {
     let listener = Listener::of(LOG_GROUP, false)?;
     events.send(Event::Guard(told("hears", None, "the flow log".to_owned())))?;
@@ -140,7 +132,7 @@ fn log(
         let Some(flows) = listener.next()? else { bail!("more flows than could be read: some are lost") };
         let mut ports = Ports::new(state);
         let rows: Vec<FlowRow> = flows.into_iter().map(|flow| ports.row(flow)).collect();
-        export(collector, &rows);
+        collector.iter().for_each(|collector| collector.add(&rows));
         rows.iter().filter(|_| wants_alerts).for_each(|row| pass_on(&row.event, events));
     }
 }

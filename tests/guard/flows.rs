@@ -111,6 +111,66 @@ fn packets_by_the_second_are_shown_by_vm_and_by_rule() -> Result<()> {
     Ok(())
 }
 
+/// The appliance sends what its rules stop as sums; and a server that answers for no name holds up neither its start nor its reload.
+#[test]
+fn packets_that_the_appliance_stops_are_summed_for_a_collector() -> Result<()> {
+    let world = World::new()?;
+    let _silent = crate::names::Dns::start(&world, "")?;
+    let collector = Collector::start(&world)?;
+    let with_name = |name: &str| {
+        format!(
+            "{POLICY}[policy.named]\nvms=['c']\n[[policy.named.rule]]\ndirection='out'\naction='allow'\npeer={{names=['{name}.slow.example']}}\n"
+        )
+    };
+    world.host(&format!(
+        "nft add table inet seen; nft add chain inet seen in '{{ type filter hook input priority 0; }}'; nft add rule inet seen in udp dport {} counter",
+        collector.port
+    ))?;
+    world.write(&with_name("one"))?;
+    let at = |name: &str| world.folder.path().join(name).display().to_string();
+    let config = format!(
+        "state={:?}\npolicy={:?}\n[vms]\nonly=['nobody']\n[control]\nsocket={:?}\n[alerts]\nspool={:?}\n[guard]\nflow_alerts=false\nipfix='127.0.0.1:{}'\n",
+        at("state"),
+        at("policy"),
+        at("socket"),
+        at("spool"),
+        collector.port
+    );
+    std::fs::write(at("lynceus.toml"), config)?;
+    let log = std::fs::File::create(at("log"))?;
+    let mut run = world.command(&["run", "--config", &at("lynceus.toml")]);
+    let appliance = Killed(run.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+    until_so("the appliance hears", PATIENCE, || is_heard(&world))
+        .with_context(|| std::fs::read_to_string(at("log")).unwrap_or_default())?;
+    world.write(&with_name("two"))?;
+    world.expect(&["reload", "--socket", &at("socket")], 0)?;
+    // TCP sends its first packet again: one flow, of several packets.
+    let probe = Probe { proto: "tcp", source: "10.0.1.2", target: "10.0.2.2", port: 1001 };
+    let tried = crate::world::results(world.start_probes("a", &[probe], "4")?)?;
+    ensure!(tried == ["timeout"], "{tried:?}");
+    // A flow is over when nothing has come for ten seconds.
+    until_so("a message", PATIENCE, || {
+        Ok(!world.host("nft list chain inet seen in")?.contains("counter packets 0 "))
+    })?;
+    drop(appliance);
+    let collected = collector.end(&world)?;
+    let knock = collected.iter().find(|flow| flow["dst_port"] == 1001).context("no flow")?;
+    let count = |key: &str| knock[key].as_u64().unwrap_or(0);
+    ensure!(count("in_packets") > 1 && count("in_bytes") == 60 * count("in_packets"), "{knock:#}");
+    ensure!(collected.iter().filter(|flow| flow["dst_port"] == 1001).count() == 1, "{collected:#?}");
+    Ok(())
+}
+
+/// A process that ends with its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// nfcapd, which writes what it is sent to a folder.
 struct Collector {
     child: Child,

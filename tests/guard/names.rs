@@ -19,14 +19,14 @@ const OPTIONS: &str = "--keep-in-foreground --no-resolv --no-hosts --port=53 --l
     --host-record=long.example,192.0.2.7,3000 --host-record=lies.example,127.0.0.1 --host-record=inner.example,10.0.2.2";
 
 /// dnsmasq in the host's namespace, which is the host's only server.
-struct Dns<'w> {
+pub(crate) struct Dns<'w> {
     world: &'w World,
     files: PathBuf,
     server: Option<Child>,
 }
 
 impl<'w> Dns<'w> {
-    fn start(world: &'w World, names: &str) -> Result<Dns<'w>> {
+    pub(crate) fn start(world: &'w World, names: &str) -> Result<Dns<'w>> {
         // `ip netns exec` puts what is here over /etc.
         let files = PathBuf::from("/etc/netns").join(world.ns("h"));
         fs::create_dir_all(&files)?;
