@@ -3,21 +3,24 @@
 //! *Does*: makes one transaction of all tables, has nft check it, does it, and keeps the new state. *Trusts*: its own state file.
 //! *Never*: takes rules away before the new ones are there; when nft refuses, the old rules and the old state stay.
 
-use crate::host::PORT_PREFIXES;
 use crate::nft::ask::{ANSWERS, FIRST_QUEUE};
 use crate::nft::model::{self, Chain, Command, Object, Queue, Statement, Table, Transaction};
 use crate::nft::table::{Tables, generation_chain, tables};
-use crate::nft::{self, Nft, Path as PortPath, TABLE, antispoof, install, update};
+use crate::nft::{self, Change, Nft, Path as PortPath, TABLE, antispoof, closing, install, update};
 use crate::state::{Binding, Pending, State, StateError, Store};
 use lynceus_policy::{Rule, Schedule, Timestamp};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
-/// With more rules than this, nft takes seconds to list them: they are not compared with how they were left, and that is told.
-const MAX_FINGERPRINT_RULES: usize = 4000;
+/// With more rules than this, nft takes seconds to list or to check them: they are not compared with how they were left, and not checked
+/// before they are put there anew.
+const MAX_WHOLE_RULES: usize = 4000;
 
-/// Rules that are put there together where nothing is yet.
+/// Where packets can be judged.
+const PATHS: [PortPath; 2] = [PortPath::Routed, PortPath::Bridged];
+
+/// Rules that are put there together when everything is put there anew.
 const STAGE_RULES: usize = 250;
 
 /// Why nothing was changed.
@@ -45,21 +48,42 @@ pub struct Done {
 /// Only what changed is touched where the kernel still has the old state's rules; where it has not, after a reboot or somebody else's
 /// change, or where it refuses the difference, everything is put there anew.
 pub fn enforce(nft: &Nft, store: &Store, old: Option<&State>, new: &mut State) -> Result<Done, EnforceError> {
-    new.generation = old.map_or(0, |old| old.generation).wrapping_add(1);
     old.into_iter().for_each(|old| share(old, new));
     let base = old.filter(|old| has_generation(nft, old));
+    new.generation = next_generation(nft, old, base.is_some());
     let changed = base.map(|base| {
-        let difference = transaction(Some(base), new);
-        // It is checked by doing it: the kernel takes all of it or nothing. A check of its own first costs as much again.
-        nft.commit(&difference).map(|()| Done { commands: difference.nftables.len(), is_whole: false })
+        let difference = change(Some(base), new);
+        // It is checked by doing it: the kernel takes all of a transaction or nothing. A check of its own first costs as much again.
+        commit(nft, difference).map(|commands| Done { commands, is_whole: false }).inspect_err(|_| {
+            // What was prepared is what the way back would clean up. If none of it is there, that is refused, and nothing is lost.
+            let _ = nft.commit(&Transaction { nftables: change(Some(new), base).clean });
+        })
     });
     let done = match changed {
         Some(Ok(done)) => done,
         Some(Err(error @ nft::Error::Missing { .. })) => return Err(error.into()),
-        Some(Err(_)) | None => put_anew(nft, new)?,
+        Some(Err(_)) | None => put_anew(nft, new, base.is_some())?,
     };
     keep(nft, store, new)?;
     Ok(done)
+}
+
+/// The transactions of a change, one after the other; how many commands they have.
+fn commit(nft: &Nft, change: Change) -> Result<usize, nft::Error> {
+    let mut commands: usize = 0;
+    for transaction in change.transactions() {
+        nft.commit(&transaction)?;
+        commands = commands.saturating_add(transaction.nftables.len());
+    }
+    Ok(commands)
+}
+
+/// A number that no rules had by which connections may still be marked. An apply that was killed before its state was on disk has left a
+/// higher one in the kernel.
+fn next_generation(nft: &Nft, old: Option<&State>, is_in_kernel: bool) -> u32 {
+    let known = old.map_or(0, |old| old.generation);
+    let found = if is_in_kernel { None } else { nft.generation() };
+    found.map_or(known, |found| found.max(known)).wrapping_add(1)
 }
 
 /// Takes the old state's VMs where they are the same, so that they need not be compared rule by rule again.
@@ -73,43 +97,72 @@ fn share(old: &State, new: &mut State) {
 
 /// Puts a state into force whatever is in the kernel: after a reboot, or to repair what others changed.
 pub fn replace(nft: &Nft, store: &Store, old: &State, new: &mut State) -> Result<Done, EnforceError> {
-    new.generation = old.generation.wrapping_add(1);
-    let done = put_anew(nft, new)?;
+    let is_in_kernel = has_generation(nft, old);
+    new.generation = next_generation(nft, Some(old), is_in_kernel);
+    let done = put_anew(nft, new, is_in_kernel)?;
     keep(nft, store, new)?;
     Ok(done)
 }
 
-/// Puts everything there anew: in one transaction in place of what is there, and VM after VM where nothing is, as after a reboot.
-///
-/// The kernel's time for a transaction grows with the square of the sets in it: of a thousand VMs at once it takes minutes. A port
-/// whose VM is not there yet is closed.
-fn put_anew(nft: &Nft, new: &State) -> Result<Done, nft::Error> {
-    let is_port = |name: &String| PORT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    if !nft.has_nothing() || !new.ports.keys().all(is_port) {
-        let whole = transaction(None, new);
-        nft.apply(&whole)?;
-        return Ok(Done { commands: whole.nftables.len(), is_whole: true });
-    }
+/// Puts everything there anew, VM after VM: the kernel's time for a transaction grows with the square of the sets in it, of a thousand
+/// VMs at once it takes minutes. A port is closed from the beginning until its VM's rules are there, and stays so if they never come;
+/// where nothing was begun yet, it is opened again to the rules that are there, if those `are_ours`.
+fn put_anew(nft: &Nft, new: &State, are_ours: bool) -> Result<Done, nft::Error> {
+    let is_concerned =
+        |path: &PortPath| *path == PortPath::Routed || new.uses(*path) || nft.has_table(path.family());
+    let paths: Vec<PortPath> = PATHS.into_iter().filter(is_concerned).collect();
     let mut there = State { ports: BTreeMap::new(), ..new.clone() };
-    let mut nftables = rules(None, &there, &BTreeSet::new());
-    nftables.extend(devices(None, new, &BTreeSet::new()));
-    let mut commands = nftables.len();
-    nft.apply(&Transaction { nftables })?;
-    let mut ports = new.ports.iter().peekable();
-    while ports.peek().is_some() {
-        let (mut next, mut rules_in) = (there.clone(), 0);
-        // A VM's ports come together.
-        while let Some((_, binding)) = ports.next_if(|_| rules_in < STAGE_RULES) {
-            let of_vm = new.ports.iter().filter(|(_, other)| other.vm == binding.vm);
-            next.ports.extend(of_vm.map(|(name, binding)| (name.clone(), binding.clone())));
-            rules_in += new.policy(&binding.vm).map_or(0, |policy| policy.rules().count());
+    let mut begun = rules(None, &there, &BTreeSet::new());
+    begun.prepare.extend(devices(None, new, &BTreeSet::new()));
+    if paths.contains(&PortPath::Bridged) && !new.uses(PortPath::Bridged) {
+        let table =
+            || Object::Table(Table { family: PortPath::Bridged.family().to_owned(), name: TABLE.to_owned() });
+        begun.prepare.extend([Command::Add(table()), Command::Delete(table())]);
+    }
+    nft.check(&if has_too_many(new) { begun.clone() } else { change(None, new) }.whole())?;
+
+    let all = || new.ports.keys().map(String::as_str);
+    nft.commit(&Transaction {
+        nftables: paths.iter().flat_map(|path| closing::close(*path, all())).collect(),
+    })?;
+    let opened = Transaction { nftables: paths.iter().flat_map(|path| closing::remove(*path)).collect() };
+    let mut commands = match commit(nft, begun) {
+        Ok(commands) => commands,
+        Err(error) => {
+            if are_ours {
+                nft.commit(&opened)?;
+            }
+            return Err(error);
         }
-        let nftables = rules(Some(&there), &next, &unchanged(&there, &next));
-        commands += nftables.len();
-        nft.commit(&Transaction { nftables })?;
+    };
+    while there.ports.len() < new.ports.len() {
+        let next = with_more_ports(&there, new);
+        let mut stage = rules(Some(&there), &next, &unchanged(&there, &next));
+        let come = || next.ports.keys().filter(|port| !there.ports.contains_key(*port)).map(String::as_str);
+        stage.switch.extend(paths.iter().map(|path| closing::open(*path, come())));
+        commands = commands.saturating_add(commit(nft, stage)?);
         there = next;
     }
+    nft.commit(&opened)?;
     Ok(Done { commands, is_whole: true })
+}
+
+/// With the ports of some more VMs; a VM's ports come together.
+fn with_more_ports(there: &State, new: &State) -> State {
+    let (mut next, mut rules) = (there.clone(), 0);
+    for (port, binding) in &new.ports {
+        if rules >= STAGE_RULES {
+            break;
+        }
+        if next.ports.contains_key(port) {
+            continue;
+        }
+        let of_vm = new.ports.iter().filter(|(_, other)| other.vm == binding.vm);
+        next.ports.extend(of_vm.map(|(name, binding)| (name.clone(), binding.clone())));
+        // One without a rule has its default.
+        rules += new.policy(&binding.vm).map_or(0, |policy| policy.rules().count()) + 1;
+    }
+    next
 }
 
 /// Keeps the new state, with what the kernel makes of it.
@@ -119,9 +172,9 @@ fn keep(nft: &Nft, store: &Store, new: &mut State) -> Result<(), EnforceError> {
     Ok(store.keep(new)?)
 }
 
-/// Whether there are more rules than are compared with how they were left.
+/// Whether there are more rules than are compared with how they were left, or checked as a whole.
 pub fn has_too_many(state: &State) -> bool {
-    state.vms.values().map(|vm| vm.policy.rules().count()).sum::<usize>() > MAX_FINGERPRINT_RULES
+    state.vms.values().map(|vm| vm.policy.rules().count()).sum::<usize>() > MAX_WHOLE_RULES
 }
 
 /// Keeps the old rules to go back to when nobody confirms the new ones until `deadline`, then enforces the new ones.
@@ -160,18 +213,18 @@ pub fn roll_back_if_due(nft: &Nft, store: &Store, now: Timestamp) -> Result<bool
     Ok(true)
 }
 
-/// One transaction for all tables: everything where there is nothing to build on, else what is different.
-pub fn transaction(old: Option<&State>, new: &State) -> Transaction {
+/// What is to be done in all tables: everything where there is nothing to build on, else what is different.
+pub fn change(old: Option<&State>, new: &State) -> Change {
     let same = old.map(|old| unchanged(old, new)).unwrap_or_default();
-    let mut nftables = rules(old, new, &same);
-    nftables.extend(devices(old, new, &same));
-    Transaction { nftables }
+    let mut change = rules(old, new, &same);
+    change.switch.extend(devices(old, new, &same));
+    change
 }
 
 /// The tables that judge connections. A VM of which nothing changed is not even compiled.
-fn rules(old: Option<&State>, new: &State, same: &BTreeSet<&str>) -> Vec<Command> {
-    let mut commands = Vec::new();
-    for path in [PortPath::Routed, PortPath::Bridged] {
+fn rules(old: Option<&State>, new: &State, same: &BTreeSet<&str>) -> Change {
+    let mut change = Change::default();
+    for path in PATHS {
         let but = |same: &BTreeSet<&str>, state: &State| {
             let host = state.host_of(|binding| binding.path == Some(path) && !same.contains(&*binding.vm));
             let some = tables(&host, path, state.generation, &state.moment());
@@ -181,14 +234,14 @@ fn rules(old: Option<&State>, new: &State, same: &BTreeSet<&str>) -> Vec<Command
         let is_used = |state: &State| path == PortPath::Routed || state.uses(path);
         match old.filter(|old| is_used(old)) {
             before if !is_used(new) => {
-                commands.extend(before.iter().map(|before| Command::Delete(of(before).table())));
+                change.clean.extend(before.iter().map(|before| Command::Delete(of(before).table())));
             }
-            Some(before) => commands.extend(update(&of(before), &of(new)).nftables),
+            Some(before) => change.extend(update(&of(before), &of(new))),
             // Nothing is there: nothing of it is the same.
-            None => commands.extend(install(&but(&BTreeSet::new(), new)).nftables),
+            None => change.extend(install(&but(&BTreeSet::new(), new))),
         }
     }
-    commands
+    change
 }
 
 /// The chains on devices, and those that close what nothing can judge.
@@ -301,7 +354,7 @@ fn strip(value: &mut Value) {
 pub fn bridge_has_conntrack(nft: &Nft) -> bool {
     let probe = State { generation: 1, ..State::default() };
     let tables = tables(&probe.host(PortPath::Bridged), PortPath::Bridged, 1, &probe.moment());
-    nft.check(&install(&tables)).is_ok()
+    nft.check(&install(&tables).whole()).is_ok()
 }
 
 /// Whether the kernel can hold packets until somebody answers for them: asked of it, with a table that is never made.
@@ -318,10 +371,13 @@ pub fn holds_packets(nft: &Nft) -> bool {
 /// Takes all our tables away: nothing is guarded any more.
 pub fn remove(nft: &Nft) -> Result<(), nft::Error> {
     let mut nftables = Vec::new();
-    for family in ["inet", "netdev"] {
+    let is_there = |path: &PortPath| *path == PortPath::Routed || nft.has_table(path.family());
+    let paths: Vec<PortPath> = PATHS.into_iter().filter(is_there).collect();
+    for family in paths.iter().map(|path| path.family()).chain(["netdev"]) {
         let table = || Object::Table(Table { family: family.to_owned(), name: TABLE.to_owned() });
         nftables.extend([Command::Add(table()), Command::Delete(table())]);
     }
+    nftables.extend(paths.into_iter().flat_map(closing::remove));
     nft.apply(&Transaction { nftables })
 }
 

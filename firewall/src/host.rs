@@ -72,10 +72,14 @@ impl Transit<'_> {
 pub fn forward(host: &Host, packet: &Transit<'_>, moment: &Moment) -> Verdict {
     let port = |name: Option<&str>| name.and_then(|name| host.ports.get(name));
     let (from, to) = (port(packet.from), port(packet.to));
+    let is_unknown_port = |name: &str| {
+        !host.ports.contains_key(name) && PORT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    if packet.from.is_some_and(is_unknown_port) || packet.to.is_some_and(is_unknown_port) {
+        return Verdict::Deny;
+    }
     if from.is_none() && to.is_none() {
-        let is_port = |name: &str| PORT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        let is_unknown_port = packet.from.is_some_and(is_port) || packet.to.is_some_and(is_port);
-        return if is_unknown_port { Verdict::Deny } else { Verdict::Allow };
+        return Verdict::Allow;
     }
     if from.is_some_and(|port| !may_send_from(&port.interface, packet.source())) {
         return Verdict::Deny;

@@ -6,9 +6,9 @@ mod random;
 use interpreter::{Packet, Ruleset};
 use lynceus_firewall::host::{Host, Port, State, Transit, forward};
 use lynceus_firewall::nft::ask::{Connection, answer};
-use lynceus_firewall::nft::model::Transaction;
+use lynceus_firewall::nft::model::{Command, Object, Transaction};
 use lynceus_firewall::nft::table::{self, Path, Tables, mark};
-use lynceus_firewall::nft::{install, update};
+use lynceus_firewall::nft::{Change, install, update};
 use lynceus_firewall::{Flow, Moment, Process, Who, asks, judge};
 use lynceus_policy::{Direction, Lane, Policy, Timestamp, Verdict};
 use proptest::prelude::*;
@@ -30,6 +30,11 @@ fn host(policy: &Policy) -> Host {
 /// What nft would read.
 fn as_read(transaction: &Transaction) -> Transaction {
     serde_json::from_str(&serde_json::to_string(transaction).unwrap()).unwrap()
+}
+
+/// One transaction after the other.
+fn apply(ruleset: &mut Ruleset, change: Change) -> Result<(), TestCaseError> {
+    change.transactions().try_for_each(|step| ruleset.apply(&as_read(&step)).map_err(TestCaseError::fail))
 }
 
 /// Interfaces with the address behind them: three VMs, outside, a port that no policy knows; and this host itself.
@@ -115,7 +120,10 @@ fn run(
         .iter()
         .flat_map(|vm| Direction::ALL.map(|direction| (vm, direction)))
         .flat_map(|(vm, direction)| {
-            moment.exhausted.iter().map(move |rule| lynceus_firewall::nft::vm::counter(vm, direction, rule))
+            moment
+                .exhausted
+                .iter()
+                .map(move |rule| lynceus_firewall::nft::vm::counter(vm, direction, rule) + ".")
         })
         .collect();
     let (state, mark) = match transit.state {
@@ -187,7 +195,7 @@ proptest! {
         let now = moment(offset_s, &exhausted);
         let tables = table::tables(&host(&policy), Path::Routed, 7, &now);
         let mut ruleset = Ruleset::default();
-        ruleset.apply(&as_read(&install(&tables))).map_err(TestCaseError::fail)?;
+        apply(&mut ruleset, install(&tables))?;
         check(&policy, &tables, &mut ruleset, &cases, &now)?;
         // The kernel's clock goes on until the next time at which rules change more than once.
         let later = Moment { at: Timestamp(now.at.0 + later_s), ..now.clone() };
@@ -219,10 +227,23 @@ proptest! {
         let old = table::tables(&host(&old_policy), Path::Routed, 7, &now);
         let new = table::tables(&host(&new_policy), Path::Routed, 8, &now);
         let mut ruleset = Ruleset::default();
-        ruleset.apply(&as_read(&install(&old))).map_err(TestCaseError::fail)?;
+        apply(&mut ruleset, install(&old))?;
         check(&old_policy, &old, &mut ruleset, &cases, &now)?;
         let hits = ruleset.counters().clone();
-        ruleset.apply(&as_read(&update(&old, &new))).map_err(TestCaseError::fail)?;
+        let Change { prepare, switch, clean } = update(&old, &new);
+        let fills_a_set = |command: &Command| matches!(command, Command::Add(Object::Set(_) | Object::Map(_)));
+        prop_assert!(!switch.iter().any(fills_a_set), "rules come into force before their sets: {:?}", switch);
+        let step = |nftables| Change { prepare: nftables, ..Change::default() };
+        let begun = ruleset.clone();
+        apply(&mut ruleset, step(prepare))?;
+        check(&old_policy, &old, &mut ruleset.clone(), &cases, &now)?;
+        // When nothing comes of it, what is left over goes.
+        let mut undone = ruleset.clone();
+        apply(&mut undone, step(update(&new, &old).clean))?;
+        prop_assert_eq!(undone, begun);
+        apply(&mut ruleset, step(switch))?;
+        check(&new_policy, &new, &mut ruleset.clone(), &cases, &now)?;
+        apply(&mut ruleset, step(clean))?;
         for (name, count) in ruleset.counters() {
             prop_assert_eq!(*count, hits.get(name).copied().unwrap_or(0), "{}", name);
         }
@@ -250,7 +271,7 @@ proptest! {
         let told = Moment { who: Who::Known(vec![process]), ..now.clone() };
         let tables = table::tables(&host(&policy), Path::Routed, 7, &now);
         let mut ruleset = Ruleset::default();
-        ruleset.apply(&as_read(&install(&tables))).map_err(TestCaseError::fail)?;
+        apply(&mut ruleset, install(&tables))?;
         let outside = |case: &Case| Case { to: 3, from: case.from % 3, is_reply: false, is_spoofed: false, state: State::New, ..case.clone() };
         for case in cases.iter().map(outside) {
             let transit = case.transit();
@@ -288,7 +309,7 @@ fn a_change_of_one_vm_touches_no_other() {
     };
     let now = moment(0, &[]);
     let tables = |port, generation| table::tables(&host(&policy(port)), Path::Routed, generation, &now);
-    let commands = update(&tables(80, 1), &tables(81, 2)).nftables;
+    let commands = update(&tables(80, 1), &tables(81, 2)).whole();
     let text = serde_json::to_string(&commands).unwrap();
     assert!(text.contains("vm-b-in") && !text.contains("vm-a-") && !text.contains("vm-c-"), "{text}");
 }
@@ -298,7 +319,9 @@ fn compiling_is_deterministic() {
     let text = "[policy.all]\nselect='all()'\n[[policy.all.rule]]\ndirection='in'\naction='allow'\nservices=['@s']\n[services.s]\nmembers=['tcp/1-9','udp']";
     let now = moment(0, &[]);
     let once = || {
-        serde_json::to_string(&install(&table::tables(&host(&random::resolve(text)), Path::Routed, 1, &now)))
+        serde_json::to_string(
+            &install(&table::tables(&host(&random::resolve(text)), Path::Routed, 1, &now)).whole(),
+        )
     };
     assert_eq!(once().unwrap(), once().unwrap());
 }

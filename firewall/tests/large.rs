@@ -55,8 +55,8 @@ fn a_thousand_vms_with_fifty_rules_each() {
     println!("compile {:?}", started.elapsed());
     let after = table::tables(&host(&new), Path::Routed, 2, &now);
     let started = Instant::now();
-    let whole = install(&before);
-    let change = update(&before, &after);
+    let whole = install(&before).whole();
+    let change = update(&before, &after).whole();
     println!(
         "{} commands for all, {} for one VM's change: {:?}",
         whole.nftables.len(),

@@ -8,7 +8,7 @@ use lynceus_firewall::Moment;
 use lynceus_firewall::host::{Host, Port};
 use lynceus_firewall::nft::ask::{Connection, answer};
 use lynceus_firewall::nft::table::{self, Path, Tables};
-use lynceus_firewall::nft::{Nft, install, update};
+use lynceus_firewall::nft::{Change, Nft, install, update};
 use lynceus_policy::{Direction, Lane, Policy, Timestamp, Verdict};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -87,21 +87,31 @@ fn listing() -> String {
 /// Whatever nft would do to these rules, done by nft and without it.
 fn hold(spaces: &[Namespace; 2], old: &Tables, new: &Tables) -> Result<bool, TestCaseError> {
     let nft = Nft::with(&["nft"]);
-    let change = update(old, new);
+    // Whether no step needed nft.
+    let make = |change: Change, by_nft: bool| -> Result<bool, String> {
+        let mut is_direct = true;
+        for step in change.transactions() {
+            match (!by_nft).then(|| Nft::commit_directly(&step)).flatten() {
+                Some(done) => done.map_err(|error| error.to_string())?,
+                None => {
+                    is_direct = false;
+                    nft.commit(&step).map_err(|error| error.to_string())?;
+                }
+            }
+        }
+        Ok(is_direct)
+    };
     let [by_nft, directly] = [true, false].map(|by_nft| {
         spaces[usize::from(by_nft)].within(|| {
-            nft.commit(&install(old)).map_err(|error| error.to_string())?;
-            let done = if by_nft { None } else { Nft::commit_directly(&change) };
-            match done {
-                Some(done) => done.map_err(|error| error.to_string())?,
-                None => nft.commit(&change).map_err(|error| error.to_string())?,
-            }
-            Ok::<_, String>((listing(), by_nft || Nft::commit_directly(&update(new, old)).is_some()))
+            make(install(old), true)?;
+            let there = make(update(old, new), by_nft)?;
+            let listed = listing();
+            Ok::<_, String>((listed, there && make(update(new, old), by_nft)?))
         })
     });
     let (by_nft, (directly, was_direct)) = (
         by_nft.map_err(TestCaseError::fail)?.0,
-        directly.map_err(|why| TestCaseError::fail(format!("directly: {why}\n{change:#?}")))?,
+        directly.map_err(|why| TestCaseError::fail(format!("directly: {why}\n{:#?}", update(old, new))))?,
     );
     prop_assert_eq!(by_nft, directly);
     Ok(was_direct)
@@ -144,7 +154,7 @@ fn packets_answers_without_nft_are_what_nft_makes_of_them_and_only_for_their_rul
         .collect();
     let nft = Nft::with(&["nft"]);
     let fill = |directly: bool, generation| {
-        nft.apply(&install(&tables(&policy, generation))).unwrap();
+        nft.apply(&install(&tables(&policy, generation)).whole()).unwrap();
         let done = answers.iter().all(|answer| match directly {
             true => Nft::commit_directly(answer).expect("an answer needs no nft").is_ok(),
             false => nft.commit(answer).is_ok(),

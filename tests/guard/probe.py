@@ -178,9 +178,9 @@ def count(port):
             return
 
 
-def flood(source, target, port):
-    """A thousand a second, numbered from 0, and each from another port in turn: every one may be a new connection. Says how many for every
-    line on standard input."""
+def flood(source, target, port, pause_s):
+    """Datagrams numbered from 0, with a pause between them, and each from another port in turn: every one may be a new connection. Says how
+    many for every line on standard input."""
     sockets = []
     for number in range(64):
         sockets.append(socket.socket(family(target), socket.SOCK_DGRAM))
@@ -189,7 +189,7 @@ def flood(source, target, port):
     print("ready", flush=True)
     sent = 0
     while True:
-        if select.select([sys.stdin], [], [], 0.001)[0]:
+        if select.select([sys.stdin], [], [], pause_s)[0]:
             if not sys.stdin.readline():
                 return
             print(sent, flush=True)
@@ -337,7 +337,7 @@ elif sys.argv[1] == "push":
 elif sys.argv[1] == "count":
     count(int(sys.argv[2]))
 elif sys.argv[1] == "flood":
-    flood(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    flood(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]))
 elif sys.argv[1] == "send":
     send(sys.argv[2], sys.argv[3])
 elif sys.argv[1] == "remember":

@@ -257,9 +257,16 @@ impl World {
         Held::of(self.python(at, &["count", port])?, "ready")
     }
 
-    /// Sends datagrams to a port all the time, numbered from 0; asked for, it says how many.
-    pub(crate) fn flood(&self, from: &str, source: &str, target: &str, port: &str) -> Result<Held> {
-        Held::of(self.python(from, &["flood", source, target, port])?, "ready")
+    /// Sends datagrams to a port all the time, numbered from 0, with a pause between them; asked for, it says how many.
+    pub(crate) fn flood(
+        &self,
+        from: &str,
+        source: &str,
+        target: &str,
+        port: &str,
+        pause_s: &str,
+    ) -> Result<Held> {
+        Held::of(self.python(from, &["flood", source, target, port, pause_s])?, "ready")
     }
 
     /// Sends a frame of the probe's list out of a namespace's card.

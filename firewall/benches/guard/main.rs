@@ -101,7 +101,7 @@ fn change(folder: &std::path::Path, enforced: &State, old: &State, new: &State) 
         store.keep(&wanted).expect("it is kept");
         written.push(begun.elapsed());
         let begun = Instant::now();
-        std::hint::black_box(enforce::transaction(Some(&enforced), &wanted));
+        std::hint::black_box(enforce::change(Some(&enforced), &wanted));
         kernel.push(begun.elapsed());
         enforced = wanted;
     }

@@ -5,6 +5,7 @@
 pub mod antispoof;
 pub mod ask;
 pub mod change;
+pub mod closing;
 mod elements;
 pub mod model;
 pub mod run;
@@ -12,7 +13,7 @@ pub mod table;
 pub mod vm;
 mod wire;
 
-pub use change::{install, update};
+pub use change::{Change, install, update};
 pub use run::{Error, Nft};
 pub use table::{Path, Tables};
 

@@ -1,6 +1,7 @@
 //! Runs `nft`: the one place of this crate that touches the kernel.
 
 use super::model::Transaction;
+use super::table::generation_of;
 use super::{TABLE, wire};
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -93,10 +94,27 @@ impl Nft {
         listing["nftables"].as_array().is_some_and(|all| all.iter().any(is_it))
     }
 
-    /// Whether the kernel surely has none of our rules.
-    pub(crate) fn has_nothing(&self) -> bool {
-        let is_absent = |family| matches!(wire::has_table(family), Some(Ok(false)));
-        self.is_direct && ["inet", "bridge"].into_iter().all(is_absent)
+    /// The highest generation of rules that our tables in the kernel are named after.
+    pub(crate) fn generation(&self) -> Option<u32> {
+        let listing = self.ask(&["list", "chains"]).ok()?;
+        let number = |entry: &serde_json::Value| {
+            let chain = &entry["chain"];
+            generation_of(chain["name"].as_str()?).filter(|_| chain["table"] == TABLE)
+        };
+        listing["nftables"].as_array()?.iter().filter_map(number).max()
+    }
+
+    /// Whether our table of a family is there.
+    pub(crate) fn has_table(&self, family: &str) -> bool {
+        if self.is_direct
+            && let Some(Ok(is_there)) = wire::has_table(family)
+        {
+            return is_there;
+        }
+        let Ok(listing) = self.ask(&["list", "tables"]) else { return false };
+        let is_it =
+            |entry: &serde_json::Value| entry["table"]["family"] == family && entry["table"]["name"] == TABLE;
+        listing["nftables"].as_array().is_some_and(|all| all.iter().any(is_it))
     }
 
     /// What `nft -j` answers.

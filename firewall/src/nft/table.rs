@@ -73,9 +73,17 @@ pub fn mark(generation: u32) -> u32 {
     MARK | generation & 0x00ff_ffff
 }
 
+/// What the name of the chain begins with that tells which generation is in the kernel.
+const GENERATION: &str = "generation-";
+
 /// The name of the empty chain that tells which generation is in the kernel.
 pub fn generation_chain(generation: u32) -> String {
-    format!("generation-{generation}")
+    format!("{GENERATION}{generation}")
+}
+
+/// Read back.
+pub(super) fn generation_of(chain: &str) -> Option<u32> {
+    chain.strip_prefix(GENERATION)?.parse().ok()
 }
 
 /// Compiles what a host's ports on one path need.
@@ -105,7 +113,7 @@ fn port_objects(name: &str, port: &crate::host::Port) -> PortObjects {
         of_family.iter().map(|range| Element::Key(Expr::Concat(vec![key(), addresses(range)]))).collect()
     };
     let mut elements = BTreeMap::from([
-        ("ports", vec![Element::Key(key())]),
+        (PORTS, vec![Element::Key(key())]),
         ("from", jump(Direction::Out)),
         ("into", jump(Direction::In)),
     ]);
@@ -118,10 +126,12 @@ fn port_objects(name: &str, port: &crate::host::Port) -> PortObjects {
     PortObjects { vm: port.policy.vm.name.clone(), elements }
 }
 
+/// The set of the ports that are ours.
+pub(super) const PORTS: &str = "ports";
 /// Name, types of the key, whether it maps to verdicts, flags.
 type PortSet = (&'static str, &'static [&'static str], bool, &'static [&'static str]);
 const PORT_SETS: [PortSet; 6] = [
-    ("ports", &["ifname"], false, &[]),
+    (PORTS, &["ifname"], false, &[]),
     ("unbound", &["ifname"], false, &[]),
     ("bound4", &["ifname", "ipv4_addr"], false, &["interval"]),
     ("bound6", &["ifname", "ipv6_addr"], false, &["interval"]),
@@ -250,17 +260,18 @@ fn answers() -> Vec<Vec<Statement>> {
 
 /// Whose packet is it?
 fn guard() -> Vec<Vec<Statement>> {
-    let mut rules = vec![
-        vec![of_set("iifname", "@ports"), Statement::jump("spoof")],
-        vec![of_set("iifname", "@ports"), Statement::goto("judge")],
-        vec![of_set("oifname", "@ports"), Statement::goto("judge")],
-    ];
+    let mut rules = Vec::new();
+    // What no policy knows takes no part, whoever is at the other end.
     for prefix in PORT_PREFIXES {
         for key in ["iifname", "oifname"] {
             let is_port = Statement::is(Expr::meta(key), Expr::text(format!("{prefix}*")));
-            rules.push(vec![is_port, Statement::count("closed"), Statement::Drop(())]);
+            let is_unknown = Statement::is_not(Expr::meta(key), Expr::text("@ports"));
+            rules.push(vec![is_port, is_unknown, Statement::count("closed"), Statement::Drop(())]);
         }
     }
+    rules.push(vec![of_set("iifname", "@ports"), Statement::jump("spoof")]);
+    rules.push(vec![of_set("iifname", "@ports"), Statement::goto("judge")]);
+    rules.push(vec![of_set("oifname", "@ports"), Statement::goto("judge")]);
     rules
 }
 

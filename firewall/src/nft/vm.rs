@@ -10,7 +10,7 @@ use super::model::{
 use super::table::Path;
 use super::{LOG_GROUP, TABLE, ask};
 use crate::ir::{Act, Block, Group, Member, Program, VmRules};
-use lynceus_policy::{Direction, Timestamp, Verdict};
+use lynceus_policy::{Direction, Rate, Timestamp, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a VM has in the kernel.
@@ -20,9 +20,9 @@ pub struct VmObjects {
     pub counters: BTreeSet<String>,
     /// Chains, in an order in which a jump's target comes first, with their rules.
     pub chains: Vec<(String, Vec<Vec<Statement>>)>,
-    /// Sets and maps.
+    /// Sets and maps. Each is named after what is in it: what is in use never changes.
     pub sets: Vec<Set>,
-    /// The limits of rules with a rate, by name.
+    /// The limits of rules with a rate, by a name that says how much it is.
     pub limits: BTreeMap<String, Limit>,
 }
 
@@ -47,12 +47,20 @@ fn short(name: &str) -> String {
     if name.len() <= LONGEST {
         return name.to_owned();
     }
-    // FNV-1a, 64 bits.
-    let digest = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let start: String = name.chars().take(LONGEST).collect();
-    format!("{start}--{digest:016x}")
+    format!("{start}--{:016x}", digest(name.as_bytes()))
+}
+
+/// FNV-1a, 64 bits: apart are kept what an admin wrote and what stood there before, not what an attacker chooses.
+fn digest(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The name of the limit of a rule with a counter of this name.
+pub fn limit(counter: &str, limit: &Limit) -> String {
+    format!("{counter}.{}-{}-{}", limit.rate, limit.per, limit.burst)
 }
 
 /// Everything of one VM; `holds` says whether the kernel can hold a packet until somebody knows whose it is.
@@ -68,16 +76,9 @@ impl VmObjects {
         self.chains.iter().find(|(chain, _)| chain == name).map(|(_, rules)| rules)
     }
 
-    /// One of its sets and maps.
-    pub(super) fn set(&self, name: &str) -> Option<&Set> {
-        self.sets.iter().find(|set| set.name == name)
-    }
-
-    /// Whether it has a set of the same name and another definition.
-    pub(super) fn redefines(&self, other: &Set) -> bool {
-        let is_other =
-            |set: &Set| (&set.kind, &set.map, &set.flags) != (&other.kind, &other.map, &other.flags);
-        self.set(&other.name).is_some_and(is_other)
+    /// Whether one of its sets and maps has this name.
+    pub(super) fn has_set(&self, name: &str) -> bool {
+        self.sets.iter().any(|set| set.name == name)
     }
 
     /// The counters as objects.
@@ -89,9 +90,13 @@ impl VmObjects {
         })
     }
 
-    /// The limits as objects.
-    pub fn limit_objects(&self, path: Path) -> impl Iterator<Item = Object> {
-        self.limits.iter().map(move |(name, limit)| {
+    /// Some limits as objects, by their names.
+    pub(super) fn limit_objects(
+        &self,
+        path: Path,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = Object> {
+        self.limits.iter().filter(move |(name, _)| is_meant(name)).map(move |(name, limit)| {
             Object::Limit(NamedLimit {
                 family: path.family().to_owned(),
                 table: TABLE.to_owned(),
@@ -101,16 +106,18 @@ impl VmObjects {
         })
     }
 
-    /// The rules of some chains as objects.
-    pub fn rule_objects(&self, path: Path, is_meant: impl Fn(&str) -> bool) -> impl Iterator<Item = Object> {
-        self.chains.iter().filter(move |(chain, _)| is_meant(chain)).flat_map(move |(chain, rules)| {
-            rules.iter().map(move |expr| {
-                Object::Rule(Rule {
-                    family: path.family().to_owned(),
-                    table: TABLE.to_owned(),
-                    chain: chain.clone(),
-                    expr: expr.clone(),
-                })
+    /// The rules of a chain as objects.
+    pub(super) fn rule_objects(
+        path: Path,
+        chain: &str,
+        rules: &[Vec<Statement>],
+    ) -> impl Iterator<Item = Object> {
+        rules.iter().map(move |expr| {
+            Object::Rule(Rule {
+                family: path.family().to_owned(),
+                table: TABLE.to_owned(),
+                chain: chain.to_owned(),
+                expr: expr.clone(),
             })
         })
     }
@@ -179,8 +186,8 @@ impl Writer<'_> {
         for member in &group.members {
             let name = counter(self.vm, direction, &member.rule);
             if let Some(rate) = group.rate {
-                let per = rate.per.name().to_owned();
-                self.made.limits.insert(name.clone(), Limit { rate: rate.count, per, burst: rate.burst });
+                let rate = rate_limit(rate);
+                self.made.limits.insert(limit(&name, &rate), rate);
             }
             self.made.counters.insert(name);
         }
@@ -197,11 +204,12 @@ impl Writer<'_> {
         }
         let is_single = group.rate.is_some() || group.log;
         for (kind, blocks) in kinds {
-            let name = short(&format!("{set}.{}", kind.name()));
+            let name = format!("{set}.{}", kind.name());
             let mut steps = conditions.clone();
             steps.extend(kind.is_lane());
             if let (true, Some(member)) = (is_single, group.members.first()) {
-                self.add_set(kind, &name, None, blocks.iter().map(|(block, _)| Element::Key(element(block))));
+                let elements = blocks.iter().map(|(block, _)| Element::Key(element(block)));
+                let name = self.add_set(kind, &name, None, elements);
                 steps.push(Statement::is(kind.key(direction), Expr::text(format!("@{name}"))));
                 self.single(direction, group, member, steps, next, rules);
                 continue;
@@ -210,7 +218,7 @@ impl Writer<'_> {
                 Element::Counter(element(block), counter(self.vm, direction, &member.rule))
             };
             let elements: Vec<Element> = blocks.iter().map(element).collect();
-            self.add_set(kind, &name, Some("counter"), elements.into_iter());
+            let name = self.add_set(kind, &name, Some("counter"), elements.into_iter());
             let map = Lookup { key: kind.key(direction), data: format!("@{name}") };
             steps.push(Statement::Counter(CounterRef::Map { map }));
             steps.extend(self.verdict(group.act, direction, next));
@@ -230,9 +238,10 @@ impl Writer<'_> {
     ) {
         let log = self.log(group.act, direction, &member.rule);
         match group.rate {
-            Some(_) => {
-                // One limit for all of the rule's lookups, named as its counter is.
-                steps.push(Statement::Limit(LimitRef::Name(counter(self.vm, direction, &member.rule))));
+            Some(rate) => {
+                // One limit for all of the rule's lookups.
+                let name = limit(&counter(self.vm, direction, &member.rule), &rate_limit(rate));
+                steps.push(Statement::Limit(LimitRef::Name(name)));
                 steps.extend(group.log.then_some(log));
             }
             // What is logged is limited, what is done about it is not.
@@ -244,22 +253,29 @@ impl Writer<'_> {
         rules.push(steps);
     }
 
+    /// Its name.
     fn add_set(
         &mut self,
         kind: Kind,
-        name: &str,
+        start: &str,
         map: Option<&str>,
         elements: impl Iterator<Item = Element>,
-    ) {
-        self.made.sets.push(Set {
+    ) -> String {
+        let mut set = Set {
             family: self.path.family().to_owned(),
             table: TABLE.to_owned(),
-            name: name.to_owned(),
+            name: String::new(),
             kind: kind.types(),
             map: map.map(str::to_owned),
             flags: vec!["interval".to_owned()],
             elem: elements.collect(),
-        });
+        };
+        // A vector in memory takes every byte, and no type of the set's refuses to be written.
+        let content = serde_json::to_vec(&set).unwrap_or_default();
+        set.name = format!("{}.{:016x}", short(start), digest(&content));
+        let name = set.name.clone();
+        self.made.sets.push(set);
+        name
     }
 
     fn verdict(&self, act: Act, direction: Direction, next: &str) -> Option<Statement> {
@@ -285,6 +301,10 @@ impl Writer<'_> {
         let text = format!("lynceus {act} {} {} {rule}", self.vm, direction.name());
         Statement::Log(Log { prefix: text.chars().take(127).collect(), group: LOG_GROUP })
     }
+}
+
+fn rate_limit(rate: Rate) -> Limit {
+    Limit { rate: rate.count, per: rate.per.name().to_owned(), burst: rate.burst }
 }
 
 /// A guest that knocks often does not fill the log.

@@ -25,11 +25,11 @@ pub(crate) struct Packet<'a> {
     pub(crate) state: &'a str,
     pub(crate) mark: u32,
     pub(crate) at: Timestamp,
-    /// The limits that are used up.
+    /// What the names of the limits begin with that are used up.
     pub(crate) exhausted: &'a BTreeSet<String>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, PartialEq, Default, Debug)]
 pub(crate) struct Ruleset {
     tables: BTreeSet<String>,
     chains: BTreeMap<String, (Chain, Vec<Vec<Statement>>)>,
@@ -268,7 +268,7 @@ impl Ruleset {
                         continue;
                     }
                     Statement::Limit(LimitRef::Name(name)) => {
-                        if packet.exhausted.contains(name) {
+                        if packet.exhausted.iter().any(|rule| name.starts_with(rule)) {
                             continue 'rules;
                         }
                         continue;

@@ -6,9 +6,9 @@ use super::attribute::Attributes;
 use super::key::Shape;
 use super::rule;
 use crate::netlink::{ACK, REQUEST, frame};
-use crate::nft::ask;
 use crate::nft::model::{Command, Element, Elements, Object, Set, Transaction};
 use crate::nft::table::{Path, port_set};
+use crate::nft::{ask, closing};
 
 /// `NFNL_SUBSYS_NFTABLES << 8`, and messages of it.
 const SUBSYSTEM: u16 = 0x0a00;
@@ -191,7 +191,9 @@ impl Batch {
 
     fn elements(&mut self, kind: u16, flags: u16, elements: &Elements) -> Option<()> {
         let path = [Path::Routed, Path::Bridged].into_iter().find(|path| path.family() == elements.family)?;
-        let own = port_set(path, &elements.name).or_else(|| ask::map_named(path, &elements.name))?;
+        let own = closing::set_named(path, &elements.table, &elements.name)
+            .or_else(|| port_set(path, &elements.name))
+            .or_else(|| ask::map_named(path, &elements.name))?;
         let shape = Shape::of(&own.kind, &own.flags)?;
         let of = (elements.family.as_str(), elements.table.as_str(), elements.name.as_str());
         self.element_lists(kind, flags, of, &shape, &elements.elem)
