@@ -6,6 +6,7 @@
 mod appliance;
 mod bridge;
 mod enforcer;
+mod evasions;
 mod flows;
 mod held;
 mod names;

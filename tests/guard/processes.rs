@@ -4,6 +4,7 @@ use crate::enforcer::Enforcer;
 use crate::world::{Probe, World, results};
 use anyhow::{Context, Result, ensure};
 use lynceus_lab::guest::Card;
+use lynceus_lab::luggage::Luggage;
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use serde_json::Value;
 use std::fs;
@@ -19,6 +20,11 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn boot(world: &World, kernel: KernelVersion) -> Result<Desk> {
+        Desk::boot_with(world, kernel, None)
+    }
+
+    /// The same with something in its luggage.
+    pub(crate) fn boot_with(world: &World, kernel: KernelVersion, luggage: Option<Luggage>) -> Result<Desk> {
         let host = world.ns("h");
         crate::world::run(&format!(
             "ip netns exec {host} ip tuntap add tap8 mode tap
@@ -29,7 +35,8 @@ impl Desk {
         ))?;
         let name = world.ns("desk");
         let card = Card { tap: "tap8".to_owned(), namespace: host, mac: MAC.to_owned() };
-        let spec = Spec { name: name.clone(), card: Some(card), ..Spec::everyday(kernel, Paging::Four) };
+        let spec =
+            Spec { name: name.clone(), card: Some(card), luggage, ..Spec::everyday(kernel, Paging::Four) };
         let guest = Guest::boot(&spec)?;
         guest.run(
             "ip link set eth0 up && ip addr add 10.0.8.2/24 dev eth0 && ip route add 192.0.2.1 via 10.0.8.1 && \
