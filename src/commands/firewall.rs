@@ -281,17 +281,30 @@ pub(super) fn restore(args: &StateArgs) -> Result<Outcome> {
     if enforce::roll_back_if_due(&nft, &store, Timestamp(i64::MAX))? {
         println!("a change that was never confirmed is taken back");
     }
-    let Some(mut state) = store.enforced()? else {
+    let Some(old) = store.enforced()? else {
         bail!("nothing was enforced on this host: `lynceus policy apply` does that");
     };
+    let mut state = old.clone();
     let policies = state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
     state.ports = ports(&policies, &nft)?;
     // Another kernel may run now.
     state.holds = state.holds && enforce::holds_packets(&nft);
     state.at = Timestamp::now();
-    let generation = State { generation: state.generation, ..State::default() };
-    // Built on nothing: whatever is in the kernel is replaced.
-    enforce::replace(&nft, &store, &generation, &mut state)?;
-    println!("{} VMs, {} ports, generation {}", state.vms.len(), state.ports.len(), state.generation);
+    let is_as_left = state.is_like(&old) && is_as_left(&nft, &old, state.at)?;
+    if !is_as_left {
+        // Built on nothing: whatever is in the kernel is replaced.
+        enforce::replace(&nft, &store, &old, &mut state)?;
+    }
+    let how = if is_as_left { ", as they were left" } else { "" };
+    println!("{} VMs, {} ports, generation {}{how}", state.vms.len(), state.ports.len(), state.generation);
     Ok(Outcome::Clean)
+}
+
+/// Whether the kernel has just what a state left there, and that still holds: then nothing needs to be closed and put there anew.
+fn is_as_left(nft: &Nft, state: &State, now: Timestamp) -> Result<bool> {
+    let changes = state.policies().into_values().filter_map(|policy| policy.changes_after(state.at)).min();
+    Ok(changes.is_none_or(|at| at > now)
+        && !state.fingerprints.is_empty()
+        && enforce::has_generation(nft, state)
+        && enforce::changed_by_others(nft, state)?.is_empty())
 }

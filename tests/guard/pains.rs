@@ -272,8 +272,13 @@ fn packets_do_not_slip_through_while_everything_is_put_there_anew() -> Result<()
     let mut flood = world.flood("a", A[0], OUTSIDE[0], "1999", "0")?;
     let mut allowed = world.hold("a", A[0], OUTSIDE[0], "1001")?;
     for _ in 0..10 {
-        world.expect(&["firewall", "restore"], 0)?;
+        // Somebody else changes something, without which nothing is to be done.
+        world.host("nft add chain inet lynceus stranger")?;
+        let said = world.expect(&["firewall", "restore"], 0)?;
+        ensure!(!said.contains("as they were left"), "{said}");
     }
+    let said = world.expect(&["firewall", "restore"], 0)?;
+    ensure!(said.contains("as they were left"), "{said}");
     let sent: u64 = flood.ask("?")?.parse()?;
     let came = settled(&mut counter, 0)?;
     println!("of {sent} forbidden packets {came} passed");
