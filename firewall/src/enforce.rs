@@ -205,6 +205,7 @@ pub fn roll_back_if_due(nft: &Nft, store: &Store, now: Timestamp) -> Result<bool
         let known = |name: &&String| previous.vms.contains_key(*name);
         previous.isolated = old.isolated.iter().filter(known).cloned().collect();
         previous.ports = old.ports.clone();
+        previous.bridges = old.bridges;
         let vms = &previous.vms;
         previous.ports.retain(|_, binding| vms.contains_key(&binding.vm));
     }

@@ -19,6 +19,8 @@ pub struct Device {
     pub mac: Option<Mac>,
     /// What it is switched by.
     pub switch: Switch,
+    /// Whether it is a bridge of the kernel's itself.
+    pub is_bridge: bool,
 }
 
 /// What an interface is switched by.
@@ -42,7 +44,8 @@ pub fn devices(sys_class_net: &Path) -> std::io::Result<Vec<Device>> {
         // An interface may vanish while it is looked at.
         let Some(index) = read("ifindex").and_then(|text| text.trim().parse().ok()) else { continue };
         let mac = read("address").and_then(|text| text.trim().parse().ok());
-        devices.push(Device { name: name.to_owned(), index, mac, switch: switch(&folder) });
+        let is_bridge = folder.join("bridge").exists();
+        devices.push(Device { name: name.to_owned(), index, mac, switch: switch(&folder), is_bridge });
     }
     devices.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(devices)
@@ -125,6 +128,7 @@ addresses = []
             index: 7,
             mac: mac.parse().ok(),
             switch,
+            is_bridge: false,
         };
         let devices = [
             device("tap0", "fe:00:00:00:00:99", Switch::None),

@@ -4,7 +4,7 @@
 //! rule's hours begin or end; looks names up again when their TTL is over; repairs what others changed; goes back from what nobody confirmed. *Never*: takes
 //! rules away when it ends, however it ends: they stay in the kernel.
 
-use super::firewall;
+use super::firewall::{self, Guarded};
 use super::flows::{self, Ports};
 use super::followed::Followed;
 use super::names::joined;
@@ -174,11 +174,12 @@ impl Enforcer<'_> {
             None => {}
         }
         let policies = old.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
-        new.ports = firewall::ports(&policies, &self.nft)?;
+        Guarded { ports: new.ports, bridges: new.bridges } =
+            Guarded::look(&policies, old.bridges, &self.nft)?;
         let changes = old.policies().into_values().filter_map(|policy| policy.changes_after(old.at)).min();
         let now = Timestamp::now();
         let is_time = changes.is_some_and(|at| at <= now);
-        if new.ports == old.ports && new.names == old.names && !is_time {
+        if Guarded::of(&new) == Guarded::of(&old) && new.names == old.names && !is_time {
             return Ok(());
         }
         new.at = now;
@@ -195,15 +196,18 @@ impl Enforcer<'_> {
             self.compared = Instant::now();
             wrong = enforce::changed_by_others(&self.nft, state)?;
         }
-        // A device that is gone took its chain with it: that is nobody's change.
-        let devices = firewall::ports(
-            &state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect(),
-            &self.nft,
-        )?;
-        if wrong.iter().all(|family| family == "netdev" && devices != state.ports) {
+        if wrong.is_empty() {
             return Ok(());
         }
-        let mut repaired = State { ports: devices, at: Timestamp::now(), ..state.clone() };
+        // A device that is gone took its chain with it: that is nobody's change.
+        let policies =
+            state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
+        let now = Guarded::look(&policies, state.bridges, &self.nft)?;
+        if wrong.iter().all(|family| family == "netdev" && now.ports != state.ports) {
+            return Ok(());
+        }
+        let Guarded { ports, bridges } = now;
+        let mut repaired = State { ports, bridges, at: Timestamp::now(), ..state.clone() };
         enforce::replace(&self.nft, store, state, &mut repaired)?;
         let text = format!("somebody else changed the rules ({}): they are back", wrong.join(", "));
         self.tell("repaired", None, None, Some(text))

@@ -13,9 +13,13 @@ use lynceus_policy::{Mac, Timestamp, VmPolicy};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Where the kernel lists interfaces.
 pub(super) const DEVICES: &str = "/sys/class/net";
+/// So long a kernel that would not track connections on bridges is not asked again.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(10);
 
 /// Does what the command says.
 pub(super) fn run(output: Output, command: FirewallCommand) -> Result<Outcome> {
@@ -34,12 +38,40 @@ fn devices() -> Result<Vec<Device>> {
     ports::devices(Path::new(DEVICES)).context(DEVICES)
 }
 
-/// Which ports of this host belong to which VM.
-pub(super) fn ports(vms: &BTreeMap<String, VmPolicy>, nft: &Nft) -> Result<BTreeMap<String, Binding>> {
-    let devices = devices()?;
-    let is_bridged = devices.iter().any(|device| device.switch == ports::Switch::Bridge);
-    let has_conntrack = is_bridged && enforce::bridge_has_conntrack(nft);
-    Ok(ports::bind(vms, &devices, &of_xen()?, has_conntrack))
+/// What this host has to be guarded.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Guarded {
+    /// Which ports belong to which VM.
+    pub(super) ports: BTreeMap<String, Binding>,
+    /// Whether there are bridges, on which the kernel tracks connections.
+    pub(super) bridges: bool,
+}
+
+impl Guarded {
+    /// What a state was made for.
+    pub(super) fn of(state: &State) -> Guarded {
+        Guarded { ports: state.ports.clone(), bridges: state.bridges }
+    }
+
+    /// What there is now. The kernel is not asked again for what it is known to do.
+    pub(super) fn look(vms: &BTreeMap<String, VmPolicy>, can_bridge: bool, nft: &Nft) -> Result<Guarded> {
+        let devices = devices()?;
+        let has_bridge = devices.iter().any(|device| device.is_bridge);
+        let bridges = has_bridge && (can_bridge || tracks_on_bridges(nft));
+        Ok(Guarded { ports: ports::bind(vms, &devices, &of_xen()?, bridges), bridges })
+    }
+}
+
+/// Whether the kernel tracks connections on bridges. To ask takes a process of nft's: a refusal is believed for a while.
+fn tracks_on_bridges(nft: &Nft) -> bool {
+    static REFUSED: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if refused.is_some_and(|at| at.elapsed() < REFUSAL_HOLDS) {
+        return false;
+    }
+    let tracks = enforce::bridge_has_conntrack(nft);
+    *refused = (!tracks).then(Instant::now);
+    tracks
 }
 
 /// The MAC of the card behind each vif, as Xen's toolstack has it.
@@ -52,9 +84,13 @@ fn of_xen() -> Result<BTreeMap<String, Mac>> {
     let mut known = BTreeMap::new();
     for (domain, vif) in vifs {
         let Ok(mac) = vif.mac.parse::<Mac>() else { continue };
-        known.insert(format!("vif{domain}.{}", vif.number), mac);
-        // The emulated card of an HVM domain, until its own driver takes over.
-        known.insert(format!("vif{domain}.{}-emu", vif.number), mac);
+        // The toolstack's script gives it another name, where the domain's configuration has one.
+        let renamed = vif.name.clone().into_iter();
+        for name in renamed.chain([format!("vif{domain}.{}", vif.number)]) {
+            // The emulated card of an HVM domain, until its own driver takes over.
+            known.insert(format!("{name}-emu"), mac);
+            known.insert(name, mac);
+        }
     }
     Ok(known)
 }
@@ -286,8 +322,8 @@ pub(super) fn restore(args: &StateArgs) -> Result<Outcome> {
     };
     let mut state = old.clone();
     let policies = state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
-    state.ports = ports(&policies, &nft)?;
     // Another kernel may run now.
+    Guarded { ports: state.ports, bridges: state.bridges } = Guarded::look(&policies, false, &nft)?;
     state.holds = state.holds && enforce::holds_packets(&nft);
     state.at = Timestamp::now();
     let is_as_left = state.is_like(&old) && is_as_left(&nft, &old, state.at)?;

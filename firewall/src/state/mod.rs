@@ -65,6 +65,10 @@ pub struct State {
     /// Whether the kernel can hold packets whose process is asked for.
     #[serde(default)]
     pub holds: bool,
+    /// Whether this host has a bridge and tracks connections on it. The table for bridges is there then before any port is: one that comes
+    /// is closed until somebody knows whose it is.
+    #[serde(default)]
+    pub bridges: bool,
     /// What the kernel's listing of each of our tables came to, by family; another one means that somebody else changed it.
     #[serde(default)]
     pub fingerprints: BTreeMap<String, String>,
@@ -85,6 +89,7 @@ impl Default for State {
             serial: 0,
             isolated: BTreeSet::new(),
             holds: false,
+            bridges: false,
             fingerprints: BTreeMap::new(),
             base: 0,
         }
@@ -99,9 +104,10 @@ impl State {
 
     /// Whether it means the same: all but the moment and the number.
     pub fn is_like(&self, other: &State) -> bool {
-        let State { vms, ports, names, serial, isolated, holds, .. } = self;
-        (vms, ports, names, *serial, isolated, *holds)
-            == (&other.vms, &other.ports, &other.names, other.serial, &other.isolated, other.holds)
+        let State { vms, ports, names, serial, isolated, holds, bridges, .. } = self;
+        (vms, ports, names, *serial, isolated)
+            == (&other.vms, &other.ports, &other.names, other.serial, &other.isolated)
+            && (*holds, *bridges) == (other.holds, other.bridges)
     }
 
     /// Whether any rule is about a process.
@@ -123,7 +129,8 @@ impl State {
 
     /// Whether packets are judged on this path.
     pub fn uses(&self, path: PortPath) -> bool {
-        self.ports.values().any(|binding| binding.path == Some(path))
+        path == PortPath::Bridged && self.bridges
+            || self.ports.values().any(|binding| binding.path == Some(path))
     }
 
     /// The ports whose packets are judged on one path.
@@ -179,4 +186,24 @@ pub enum StateError {
         /// Its format.
         found: u32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State;
+    use crate::enforce::change;
+
+    #[test]
+    fn a_bridge_without_ports_is_guarded_too() {
+        let (bridged, routed) = (State { bridges: true, ..State::default() }, State::default());
+        let is_about_bridges = |old: Option<&State>, new: &State| {
+            let rules = change(old, new).whole();
+            serde_json::to_string(&rules).unwrap().contains("\"bridge\"")
+        };
+        assert!(is_about_bridges(None, &bridged));
+        assert!(!is_about_bridges(None, &routed));
+        assert!(!is_about_bridges(Some(&routed), &routed));
+        // The table goes with the last bridge, not with the last port.
+        assert!(is_about_bridges(Some(&bridged), &routed));
+    }
 }

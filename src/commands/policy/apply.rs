@@ -1,7 +1,7 @@
 //! `lynceus policy apply`: enforces a policy, and goes back by itself when nobody confirms it in time.
 
 use crate::cli::{ApplyArgs, StateArgs};
-use crate::commands::firewall;
+use crate::commands::firewall::Guarded;
 use crate::commands::names::{self, Looked};
 use crate::output::{Outcome, Output, escape};
 use anyhow::{Context, Result, bail};
@@ -181,7 +181,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
     let mut isolated = old.map(|old| old.isolated.clone()).unwrap_or_default();
     isolated.retain(|name| vms.contains_key(name));
     let holds = vms.values().any(|vm| vm.policy.asks()) && enforce::holds_packets(nft);
-    let ports = firewall::ports(&policy.vms, nft)?;
+    let Guarded { ports, bridges } = Guarded::look(&policy.vms, false, nft)?;
     for (name, port) in ports.iter().filter(|(_, port)| port.path.is_none()) {
         eprintln!(
             "lynceus: port {name} of VM {} is closed: nothing on this host can judge its packets",
@@ -189,7 +189,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
         );
         *complete = Outcome::Incomplete;
     }
-    Ok(State { at: Timestamp::now(), vms, ports, isolated, holds, ..State::default() })
+    Ok(State { at: Timestamp::now(), vms, ports, isolated, holds, bridges, ..State::default() })
 }
 
 fn tell(state: &State, done: Done, took: Duration) {

@@ -87,6 +87,8 @@ pub struct Vif {
     pub number: u32,
     /// Its MAC address, as the toolstack wants it.
     pub mac: String,
+    /// What the toolstack calls its other end instead, if anything.
+    pub name: Option<String>,
 }
 
 /// Why a domain cannot be looked into.
@@ -215,8 +217,12 @@ fn describe(info: &Info, store: Option<&mut XenStore>) -> Domain {
         for number in numbers.iter().filter_map(|number| number.parse().ok()) {
             // The host's end holds what the toolstack wants; the guest may write its own.
             let backend = store.read(&format!("{base}/device/vif/{number}/backend")).ok().flatten();
-            let mac = backend.and_then(|backend| store.read(&format!("{backend}/mac")).ok().flatten());
-            vifs.push(Vif { number, mac: mac.unwrap_or_default() });
+            let mut of_backend = |node: &str| {
+                let value = store.read(&format!("{}/{node}", backend.as_deref()?)).ok().flatten();
+                value.filter(|value| !value.is_empty())
+            };
+            let (mac, name) = (of_backend("mac").unwrap_or_default(), of_backend("vifname"));
+            vifs.push(Vif { number, mac, name });
         }
     }
     Domain {
