@@ -25,6 +25,8 @@ const CARD_MODULES: &[&str] = &[
     "net_failover",
     "virtio_net",
 ];
+/// The same for a Xen domain.
+const XEN_CARD_MODULES: &[&str] = &["xen-netfront"];
 /// At hand in a guest with a card, and not loaded: it sends packets of the kernel's own.
 const AT_HAND: &[&str] = &["configfs", "netconsole"];
 const GUEST: &str = "lynceus-lab-guest";
@@ -38,6 +40,11 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
 /// The same, with what a network card needs.
 pub fn build_with_card(kernel: &Kernel) -> Result<PathBuf> {
     build_with(kernel, CARD_MODULES)
+}
+
+/// The same, with what a Xen domain's network card needs.
+pub(crate) fn build_with_xen_card(kernel: &Kernel) -> Result<PathBuf> {
+    build_with(kernel, XEN_CARD_MODULES)
 }
 
 fn build_with(kernel: &Kernel, more: &[&str]) -> Result<PathBuf> {
@@ -91,7 +98,7 @@ fn pack(kernel: &Kernel, guest: &Path, more: &[&str]) -> Result<Vec<u8>> {
             order.push_str(&format!("{name}.ko\n"));
         }
     }
-    for name in AT_HAND.iter().filter(|_| !more.is_empty()) {
+    for name in AT_HAND.iter().filter(|_| more == CARD_MODULES) {
         if let Some(code) = find_module(&kernel.modules, name)? {
             cpio.file(&format!("modules/{name}.ko"), 0o644, &code);
         }

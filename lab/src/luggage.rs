@@ -115,7 +115,7 @@ pub(crate) fn needed_by(program: &Path, first: Option<&Path>) -> Result<Vec<Path
 }
 
 /// Modules in an order in which each comes behind those that it needs.
-fn with_needed(folder: &Path, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+pub(crate) fn with_needed(folder: &Path, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found: Vec<(String, Vec<u8>)> = Vec::new();
     for name in wanted {
         add_module(folder, name, &mut found, 0)?;

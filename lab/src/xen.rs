@@ -2,13 +2,13 @@
 //!
 //! Xen, its tools and dom0's kernel come from Debian 12's packages, unpacked and never installed.
 
+mod image;
+
 use crate::folder;
-use crate::initramfs::{self, Cpio};
-use crate::kernels::{self, Apt, KernelVersion, numbers, run};
-use crate::luggage::{needed_by, stripped};
+use crate::kernels::{Apt, KernelVersion, numbers, run};
 use anyhow::{Context, Result, bail, ensure};
 use lynceus_profiles::kernel_file;
-use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,12 +35,6 @@ const PACKAGES: &[&str] = &[
 ];
 /// The generic flavour: the cloud flavour cannot be dom0.
 const DOM0_KERNEL: (&str, &str) = ("linux-image-6.1.", "-amd64-unsigned");
-/// Kernel modules of dom0, in the order in which they are loaded.
-const MODULES: &[&str] =
-    &["xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "llc", "stp", "bridge"];
-/// Of xen-utils, by where dom0's program expects them.
-const TOOLS: &str = "usr/lib/xen-4.17/bin";
-const PROGRAMS: &[&str] = &["xl", "xenstored", "xenconsoled", "xen-init-dom0", "libxl-save-helper"];
 /// The whole run; a busy machine takes its time, and a guest that was lost to the emulator is begun again.
 const LIMIT: Duration = Duration::from_secs(1500);
 
@@ -53,15 +47,50 @@ pub enum Kind {
     Pvh,
 }
 
-/// The guests of a whole run: both kinds, every kernel. Of the kernels only 6.1 runs as a PVH guest under emulation, and even it is
+/// What dom0 is asked to do, a part at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Creates a guest, looks into it and judges.
+    Guest(Kind, KernelVersion),
+    /// Creates the guests of [`NETWORK`] on a bridge and guards their cards.
+    Network,
+}
+
+/// The guests of the network: PV, which no emulator loses.
+pub const NETWORK: [(Kind, KernelVersion); 2] =
+    [(Kind::Pv, KernelVersion::V6_1), (Kind::Pv, KernelVersion::V5_10)];
+
+/// A whole run: both kinds, every kernel, the network. Of the kernels only 6.1 runs as a PVH guest under emulation, and even it is
 /// lost now and then: 5.10 ends in a triple fault inside a hypercall each time, 6.12 stops answering.
-pub const MATRIX: [(Kind, KernelVersion); 5] = [
-    (Kind::Pvh, KernelVersion::V6_1),
-    (Kind::Pv, KernelVersion::V6_1),
-    (Kind::Pv, KernelVersion::V5_10),
-    (Kind::Pv, KernelVersion::V6_12),
-    (Kind::Pv, KernelVersion::V7),
+pub const ALL: [Part; 6] = [
+    Part::Guest(Kind::Pvh, KernelVersion::V6_1),
+    Part::Guest(Kind::Pv, KernelVersion::V6_1),
+    Part::Guest(Kind::Pv, KernelVersion::V5_10),
+    Part::Guest(Kind::Pv, KernelVersion::V6_12),
+    Part::Guest(Kind::Pv, KernelVersion::V7),
+    Part::Network,
 ];
+
+impl Part {
+    /// The kernels that it takes.
+    fn kernels(&self) -> Vec<KernelVersion> {
+        match self {
+            Part::Guest(_, kernel) => vec![*kernel],
+            Part::Network => NETWORK.map(|(_, kernel)| kernel).to_vec(),
+        }
+    }
+}
+
+/// As it is called in the plan: `pvh-6.1`, `network`.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Guest(Kind::Pv, kernel) => write!(f, "pv-{kernel}"),
+            Part::Guest(Kind::Pvh, kernel) => write!(f, "pvh-{kernel}"),
+            Part::Network => f.write_str("network"),
+        }
+    }
+}
 
 /// What dom0 is given.
 pub struct Programs {
@@ -83,15 +112,15 @@ pub fn log() -> Result<PathBuf> {
     Ok(folder::lab("logs")?.join("xen"))
 }
 
-/// Boots Xen with dom0, which creates these guests one after the other, looks into them and judges.
+/// Boots Xen with dom0, which does these parts one after the other.
 ///
 /// # Errors
 /// It did not say that all passed; the end of the console is in the error.
-pub fn run_all(programs: &Programs, guests: &[(Kind, KernelVersion)]) -> Result<()> {
+pub fn run_all(programs: &Programs, parts: &[Part]) -> Result<()> {
     let unpacked = fetch()?;
     let folder = tempfile::Builder::new().prefix("xen-").tempdir_in(folder::lab("run")?)?;
     let image = folder.path().join("dom0");
-    fs::write(&image, pack(programs, &unpacked, guests, folder.path())?)?;
+    fs::write(&image, image::pack(programs, &unpacked, parts, folder.path())?)?;
     let console = boot(&unpacked, &image, folder.path())?;
     fs::write(log()?, &console)?;
     if !console.contains("LAB PASS") {
@@ -145,113 +174,6 @@ fn starting_with(folder: &Path, start: &str) -> Result<PathBuf> {
         }
     }
     bail!("{}: no {start}*", folder.display())
-}
-
-/// dom0's initramfs: its PID 1 (ours), the toolstack with its libraries, and the guests' kernels.
-fn pack(
-    given: &Programs,
-    unpacked: &Path,
-    guests: &[(Kind, KernelVersion)],
-    folder: &Path,
-) -> Result<Vec<u8>> {
-    let root = unpacked.join("root");
-    let mut cpio = Cpio::default();
-    for folder in [
-        "bin",
-        "dev",
-        "proc",
-        "sys",
-        "run",
-        "tmp",
-        "etc",
-        "etc/xen",
-        "guests",
-        "lib",
-        "lib/x86_64-linux-gnu",
-        "lib64",
-        "modules",
-        "usr",
-        "usr/bin",
-        "usr/lib",
-        "usr/lib/xen-4.17",
-        TOOLS,
-        "var",
-        "var/lib",
-        "var/lib/xen",
-        "var/log",
-        "var/log/xen",
-        "var/lock",
-    ] {
-        cpio.folder(folder);
-    }
-    cpio.device("dev/console", 5, 1);
-    let add = |cpio: &mut Cpio, name: &str, path: &Path| -> Result<()> {
-        let content = fs::read(path).with_context(|| path.display().to_string())?;
-        cpio.file(name, 0o755, &content);
-        Ok(())
-    };
-    cpio.file(
-        "init",
-        0o755,
-        format!("#!/bin/busybox sh\nexec /bin/dom0 --ignored --exact --nocapture {}\n", given.test)
-            .as_bytes(),
-    );
-    add(&mut cpio, "bin/busybox", Path::new("/bin/busybox"))?;
-    let foreign = folder.join("foreign");
-    compile_foreign(&given.foreign, &root, &foreign)?;
-    let mut programs: Vec<(String, PathBuf)> =
-        PROGRAMS.iter().map(|name| (format!("{TOOLS}/{name}"), root.join(TOOLS).join(name))).collect();
-    programs.push(("usr/bin/xenstore-read".to_owned(), root.join("usr/bin/xenstore-read")));
-    programs.push(("bin/foreign".to_owned(), foreign));
-    programs.push(("bin/dom0".to_owned(), given.init.clone()));
-    programs.push(("bin/lynceus".to_owned(), given.lynceus.clone()));
-    let mut libraries = BTreeSet::from([PathBuf::from("/usr/lib/x86_64-linux-gnu/libgcc_s.so.1")]);
-    for (name, path) in &programs {
-        cpio.file(name, 0o755, &stripped(path)?);
-        libraries.extend(needed_by(path, Some(&root.join("usr/lib/x86_64-linux-gnu")))?);
-    }
-    for library in libraries {
-        let name = library.file_name().and_then(|name| name.to_str()).context("a library without a name")?;
-        add(&mut cpio, &format!("lib/x86_64-linux-gnu/{name}"), &library)?;
-    }
-    add(&mut cpio, "lib64/ld-linux-x86-64.so.2", Path::new("/lib64/ld-linux-x86-64.so.2"))?;
-    add(&mut cpio, "etc/xen/xl.conf", &root.join("etc/xen/xl.conf"))?;
-    let modules = starting_with(&root.join("lib/modules"), "6.")?;
-    let mut order = String::new();
-    for name in MODULES {
-        let code = initramfs::find_module(&modules, name)?.with_context(|| format!("no module {name}"))?;
-        cpio.file(&format!("modules/{name}.ko"), 0o644, &code);
-        order.push_str(&format!("{name}\n"));
-    }
-    cpio.file("modules/order", 0o644, order.as_bytes());
-    let mut plan = String::new();
-    for (kind, version) in guests {
-        let kind = if *kind == Kind::Pv { "pv" } else { "pvh" };
-        plan.push_str(&format!("{kind} {version}\n"));
-    }
-    cpio.file("guests/plan", 0o644, plan.as_bytes());
-    let mut versions: Vec<KernelVersion> = Vec::new();
-    for (_, version) in guests {
-        if versions.contains(version) {
-            continue;
-        }
-        versions.push(*version);
-        let kernel = kernels::fetch(*version)?;
-        add(&mut cpio, &format!("guests/{version}"), &kernel.vmlinuz)?;
-        add(&mut cpio, &format!("guests/{version}.initramfs"), &initramfs::build(&kernel)?)?;
-    }
-    Ok(cpio.finish())
-}
-
-/// The program that reads a domain through Xen's own library.
-fn compile_foreign(source: &Path, root: &Path, out: &Path) -> Result<()> {
-    let libraries = root.join("usr/lib/x86_64-linux-gnu");
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-I"]).arg(root.join("usr/include")).arg("-o").arg(out);
-    gcc.arg(source);
-    // Its own libraries are found when it runs.
-    gcc.arg(libraries.join("libxenforeignmemory.so.1")).args(["-Wl,--allow-shlib-undefined"]);
-    run(&mut gcc)
 }
 
 /// Prints the lines of ours that were added to the console since the first `told` bytes. How many bytes there are.

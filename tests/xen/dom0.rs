@@ -3,7 +3,7 @@
 //! It runs real Xen, real privcmd and real guests; what it prints is read by `lynceus_lab::xen`, which wants `LAB PASS`.
 //! Never runs anywhere else: it powers the machine off.
 
-use crate::{appliance, checks, guest, measure, toolstack, upheaval};
+use crate::{appliance, checks, guest, measure, network, toolstack, upheaval};
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 
@@ -26,17 +26,20 @@ pub(crate) fn main() -> Result<()> {
 
 fn run() -> Result<()> {
     toolstack::start()?;
-    let guests = toolstack::plan()?;
-    ensure!(!guests.is_empty(), "no guests were planned");
+    let parts = toolstack::plan()?;
+    ensure!(!parts.is_empty(), "nothing was planned");
     checks::nothing_yet()?;
     let mut follower = checks::Follower::start()?;
     let mut kinds = BTreeSet::new();
-    for (kind, kernel) in guests {
+    for name in parts {
+        let Some((kind, kernel)) = name.split_once('-') else {
+            network::is_guarded(&mut follower)?;
+            continue;
+        };
         // What the kernel does not matter for is tried once for each kind.
-        let first = kinds.insert(kind.clone());
-        let name = format!("{kind}-{kernel}");
+        let first = kinds.insert(kind.to_owned());
         let mut lost = 0;
-        while let Err(error) = all_of(&name, &kind, &kernel, first, &mut follower) {
+        while let Err(error) = all_of(&name, kind, kernel, first, &mut follower) {
             lost += 1;
             if lost > LOSSES || !toolstack::lost_to_the_emulator()? {
                 return Err(error);
@@ -55,6 +58,7 @@ fn all_of(name: &str, kind: &str, kernel: &str, first: bool, follower: &mut chec
     follower.created(&guest);
     checks::equals_its_truth(&guest)?;
     if !first {
+        checks::its_kernel_is_its_files(&guest)?;
         return upheaval::a_destroyed_domain_is_gone(guest);
     }
     // Of a PVH domain the toolstack asks for every frame up to 4 GiB, which takes an emulated machine minutes.

@@ -22,9 +22,20 @@ pub(crate) struct Guest {
 impl Guest {
     /// Creates it and waits until everything in it stands.
     pub(crate) fn create(name: &str, kind: &str, kernel: &str) -> Result<Guest> {
+        Guest::create_with(name, kind, kernel, "full", "")
+    }
+
+    /// The same with other scenery than everything, and with more lines of the toolstack's.
+    pub(crate) fn create_with(
+        name: &str,
+        kind: &str,
+        kernel: &str,
+        scenery: &str,
+        more: &str,
+    ) -> Result<Guest> {
         let config = format!(
             "name = \"{name}\"\ntype = \"{kind}\"\nkernel = \"/guests/{kernel}\"\nramdisk = \"/guests/{kernel}.initramfs\"\n\
-             extra = \"quiet loglevel=0 panic=1 lynceus.port=hvc0\"\nmemory = 256\nvcpus = 2\non_crash = \"preserve\"\non_reboot = \"restart\"\n"
+             extra = \"quiet loglevel=0 panic=1 lynceus.port=hvc0 lynceus.scenery={scenery}\"\nmemory = 256\nvcpus = 2\non_crash = \"preserve\"\non_reboot = \"restart\"\n{more}"
         );
         let path = format!("/etc/xen/{name}.cfg");
         fs::write(&path, config)?;

@@ -10,12 +10,13 @@ mod checks;
 mod dom0;
 mod guest;
 mod measure;
+mod network;
 mod toolstack;
 mod upheaval;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lynceus_lab::KernelVersion;
-use lynceus_lab::xen::{self, Kind, Programs};
+use lynceus_lab::xen::{self, Kind, Part, Programs};
 use std::path::Path;
 
 /// What runs in the service domain.
@@ -28,15 +29,32 @@ fn programs() -> Result<Programs> {
     })
 }
 
+/// To try a part alone: `LYNCEUS_XEN_LAB=network cargo test --test xen`; parts are called as [`Part`] is written, commas between them.
+const CHOSEN: &str = "LYNCEUS_XEN_LAB";
+
+/// All parts, or those that were chosen.
+fn parts() -> Result<Vec<Part>> {
+    let Ok(chosen) = std::env::var(CHOSEN) else { return Ok(xen::ALL.to_vec()) };
+    let names: Vec<&str> = chosen.split(',').collect();
+    let parts: Vec<Part> =
+        xen::ALL.into_iter().filter(|part| names.contains(&part.to_string().as_str())).collect();
+    ensure!(parts.len() == names.len(), "{CHOSEN}={chosen}: the parts are {}", all_names());
+    Ok(parts)
+}
+
+fn all_names() -> String {
+    xen::ALL.map(|part| part.to_string()).join(", ")
+}
+
 #[test]
 fn pv_and_pvh_guests_from_a_service_domain() -> Result<()> {
-    xen::run_all(&programs()?, &xen::MATRIX)
+    xen::run_all(&programs()?, &parts()?)
 }
 
 #[test]
 #[ignore = "what `cargo xtask bench` measures on Xen: a part of the test above"]
 fn a_pvh_guest_from_a_service_domain() -> Result<()> {
-    xen::run_all(&programs()?, &[(Kind::Pvh, KernelVersion::V6_1)])
+    xen::run_all(&programs()?, &[Part::Guest(Kind::Pvh, KernelVersion::V6_1)])
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::ffi::CString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,7 +26,12 @@ pub(crate) fn start() -> Result<()> {
     for folder in ["/run/xen", "/run/lock", "/run/xenstored", "/var/log/xen/console"] {
         fs::create_dir_all(folder)?;
     }
-    std::os::unix::fs::symlink("/run", "/var/run")?;
+    symlink("/run", "/var/run")?;
+    // By these names nft and the toolstack's scripts open what they were given.
+    for (name, fd) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        symlink(format!("/proc/self/fd{fd}"), format!("/dev/{name}"))?;
+    }
+    run(&["/bin/busybox", "--install", "-s", "/bin"])?;
     for name in fs::read_to_string("/modules/order")?.lines() {
         run(&["/bin/busybox", "insmod", &format!("/modules/{name}.ko")])?;
     }
@@ -42,11 +48,9 @@ pub(crate) fn start() -> Result<()> {
     Ok(())
 }
 
-/// The guests to create: kind and kernel.
-pub(crate) fn plan() -> Result<Vec<(String, String)>> {
-    let text = fs::read_to_string("/guests/plan")?;
-    let guests = text.lines().filter_map(|line| line.split_once(' '));
-    Ok(guests.map(|(kind, kernel)| (kind.to_owned(), kernel.to_owned())).collect())
+/// What to do, by the names of the parts.
+pub(crate) fn plan() -> Result<Vec<String>> {
+    Ok(fs::read_to_string("/guests/plan")?.lines().map(str::to_owned).collect())
 }
 
 pub(crate) fn xl(args: &[&str]) -> Result<String> {
@@ -104,8 +108,11 @@ pub(crate) fn lost_to_the_emulator() -> Result<bool> {
 
 /// What may explain a failure.
 pub(crate) fn post_mortem() {
-    println!("{}", xl(&["list"]).unwrap_or_else(|error| format!("{error:#}")));
-    println!("{}", xl(&["dmesg"]).unwrap_or_else(|error| format!("{error:#}")));
+    for what in ["list", "dmesg"] {
+        // Without a XenStore the toolstack waits for ever.
+        let asked = run(&["/bin/busybox", "timeout", "30", &format!("{TOOLS}/xl"), what]);
+        println!("{}", asked.unwrap_or_else(|error| format!("{error:#}")));
+    }
 }
 
 fn mount(kind: &str, target: &str) -> Result<()> {

@@ -199,7 +199,7 @@ pub(crate) fn a_destroyed_domain_is_gone(guest: Guest) -> Result<()> {
 
 impl Guest {
     /// The domain of that name that there is now.
-    fn again(self) -> Result<Guest> {
+    pub(crate) fn again(self) -> Result<Guest> {
         let id = xl(&["domid", &self.name])?.trim().parse().context("domid")?;
         Guest::connect(self.name, self.kind, self.kernel, id)
     }
