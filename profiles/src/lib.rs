@@ -6,6 +6,7 @@
 //! *Trusts*: nothing. Every source is hostile input with limits and typed errors.
 //! *Never*: touches guest memory; bytes come in as slices, profiles go out as values.
 
+mod block;
 pub mod btf;
 mod build_id;
 pub mod compare;
@@ -21,6 +22,7 @@ mod symbols;
 pub mod system_map;
 mod types;
 
+pub use block::Block;
 pub use profile::{BuildId, Identity, Profile, ProfileError};
 pub use shared::{Packed, Shared, Table};
 pub use symbols::{Symbol, Symbols, SymbolsBuilder};

@@ -92,7 +92,7 @@ fn key(release: &str, names: &BTreeSet<String>) -> String {
         digest.update((name.len() as u64).to_le_bytes());
         digest.update(name);
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", digest.finalize())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::memory::ram_bytes;
 use lynceus_introspect::{Partial, Pause, PauseError, Paused};
 use lynceus_policy::syntax;
+use lynceus_profiles::Block;
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_scanners::signatures::{self, HashList, Rules, ScanCache, Scope, Wanted};
@@ -69,9 +70,7 @@ fn unpack(begin: &Begin, digest: &str, channel: &mut Channel) -> Result<()> {
     let file = prepared.image_of(digest).context("the kernel's file is another one by now")?;
     sandbox::lock_down(&Limits { memory_bytes: begin.memory_bytes, ..Limits::default() })?;
     let image = KernelImage::load(BufReader::new(&*file))?;
-    let unpacked = image.unpacked(digest);
-    channel.send(&Reply::Unpacked(unpacked.len_bytes())).context("the supervisor is gone")?;
-    Ok(unpacked.write(&mut channel.writer())?)
+    give(&image.unpacked(digest), channel)
 }
 
 /// The same for files of modules. They are read with the rights that it takes, and looked into without.
@@ -80,7 +79,10 @@ fn unpack_modules(begin: &Begin, wanted: &ModulesOf, channel: &mut Channel) -> R
     let files = ModuleFolder::open(&wanted.folder, &wanted.release).with_context(folder)?;
     let packed = files.packed(wanted.names.iter()).with_context(folder)?;
     sandbox::lock_down(&Limits { memory_bytes: begin.memory_bytes, ..Limits::default() })?;
-    let unpacked = packed.unpack(&wanted.key);
+    give(&packed.unpack(&wanted.key), channel)
+}
+
+fn give(unpacked: &Block<'_>, channel: &mut Channel) -> Result<()> {
     channel.send(&Reply::Unpacked(unpacked.len_bytes())).context("the supervisor is gone")?;
     Ok(unpacked.write(&mut channel.writer())?)
 }

@@ -24,7 +24,6 @@ pub(crate) use boot_image::decompress;
 pub use boot_image::unpack;
 pub use image::{KernelImage, Section};
 pub use patches::{Patch, PatchSite, PatchSites};
-pub use unpacked::Unpacked;
 
 /// Largest kernel image, as it is laid out in memory (`KERNEL_IMAGE_SIZE`).
 const MAX_IMAGE_BYTES: usize = 1 << 30;

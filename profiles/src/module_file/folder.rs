@@ -2,7 +2,7 @@
 //!
 //! *Trusts*: nothing that is in it; the search is bounded and follows no links.
 
-use super::block::Block;
+use super::block;
 use super::{ModuleFile, ModuleFileError};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ pub struct ModuleFolder {
 #[derive(Debug)]
 enum Files {
     Folder(HashMap<String, PathBuf>),
-    Block(Block),
+    Block(block::Files),
 }
 
 impl ModuleFolder {
@@ -59,7 +59,7 @@ impl ModuleFolder {
     }
 
     /// The modules that a block holds.
-    pub(super) fn of_block(path: PathBuf, release: String, files: Block) -> ModuleFolder {
+    pub(super) fn of_block(path: PathBuf, release: String, files: block::Files) -> ModuleFolder {
         ModuleFolder { path, release, files: Files::Block(files), read: Mutex::default() }
     }
 

@@ -25,7 +25,7 @@ use object::{SectionFlags, SymbolSection};
 use std::borrow::Cow;
 use std::io::Read;
 
-pub use block::{PackedModules, UnpackedModules};
+pub use block::PackedModules;
 pub use folder::ModuleFolder;
 pub use link::{LinkError, Places};
 
