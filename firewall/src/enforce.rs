@@ -1,10 +1,11 @@
 //! From one state to the next, in the kernel and on disk.
 //!
-//! *Does*: makes one transaction of all tables, has nft check it, does it, and keeps the new state. *Trusts*: its own state file.
-//! *Never*: takes rules away before the new ones are there; when nft refuses, the old rules and the old state stay.
+//! *Does*: makes the transactions of a [`Change`] for all tables, does them, and keeps the new state; what is put there anew is checked by nft
+//! first, and its ports are closed meanwhile. *Trusts*: its own state file. *Never*: takes rules away before the new ones are there; when
+//! nft refuses a difference, the old rules and the old state stay.
 
 use crate::nft::ask::{ANSWERS, FIRST_QUEUE};
-use crate::nft::model::{self, Chain, Command, Object, Queue, Statement, Table, Transaction};
+use crate::nft::model::{self, Chain, Command, Object, Queue, Statement, Transaction};
 use crate::nft::table::{Tables, generation_chain, tables};
 use crate::nft::{self, Change, Nft, Path as PortPath, TABLE, antispoof, closing, install, update};
 use crate::state::{Binding, Pending, State, StateError, Store};
@@ -16,9 +17,6 @@ use thiserror::Error;
 /// With more rules than this, nft takes seconds to list or to check them: they are not compared with how they were left, and not checked
 /// before they are put there anew.
 const MAX_WHOLE_RULES: usize = 4000;
-
-/// Where packets can be judged.
-const PATHS: [PortPath; 2] = [PortPath::Routed, PortPath::Bridged];
 
 /// Rules that are put there together when everything is put there anew.
 const STAGE_RULES: usize = 250;
@@ -110,14 +108,12 @@ pub fn replace(nft: &Nft, store: &Store, old: &State, new: &mut State) -> Result
 fn put_anew(nft: &Nft, new: &State, are_ours: bool) -> Result<Done, nft::Error> {
     let is_concerned =
         |path: &PortPath| *path == PortPath::Routed || new.uses(*path) || nft.has_table(path.family());
-    let paths: Vec<PortPath> = PATHS.into_iter().filter(is_concerned).collect();
+    let paths: Vec<PortPath> = PortPath::ALL.into_iter().filter(is_concerned).collect();
     let mut there = State { ports: BTreeMap::new(), ..new.clone() };
     let mut begun = rules(None, &there, &BTreeSet::new());
     begun.prepare.extend(devices(None, new, &BTreeSet::new()));
     if paths.contains(&PortPath::Bridged) && !new.uses(PortPath::Bridged) {
-        let table =
-            || Object::Table(Table { family: PortPath::Bridged.family().to_owned(), name: TABLE.to_owned() });
-        begun.prepare.extend([Command::Add(table()), Command::Delete(table())]);
+        begun.prepare.extend(Command::absent(PortPath::Bridged.family(), TABLE));
     }
     nft.check(&if has_too_many(new) { begun.clone() } else { change(None, new) }.whole())?;
 
@@ -225,7 +221,7 @@ pub fn change(old: Option<&State>, new: &State) -> Change {
 /// The tables that judge connections. A VM of which nothing changed is not even compiled.
 fn rules(old: Option<&State>, new: &State, same: &BTreeSet<&str>) -> Change {
     let mut change = Change::default();
-    for path in PATHS {
+    for path in PortPath::ALL {
         let but = |same: &BTreeSet<&str>, state: &State| {
             let host = state.host_of(|binding| binding.path == Some(path) && !same.contains(&*binding.vm));
             let some = tables(&host, path, state.generation, &state.moment());
@@ -365,7 +361,7 @@ pub fn holds_packets(nft: &Nft) -> bool {
         Chain { family: family.clone(), table: table.clone(), name: "c".to_owned(), ..Chain::default() };
     let expr = vec![Statement::Queue(Queue { num: FIRST_QUEUE.into() })];
     let rule = model::Rule { family: family.clone(), table: table.clone(), chain: chain.name.clone(), expr };
-    let all = [Object::Table(Table { family, name: table }), Object::Chain(chain), Object::Rule(rule)];
+    let all = [Object::table(&family, &table), Object::Chain(chain), Object::Rule(rule)];
     nft.check(&Transaction { nftables: all.into_iter().map(Command::Add).collect() }).is_ok()
 }
 
@@ -373,10 +369,9 @@ pub fn holds_packets(nft: &Nft) -> bool {
 pub fn remove(nft: &Nft) -> Result<(), nft::Error> {
     let mut nftables = Vec::new();
     let is_there = |path: &PortPath| *path == PortPath::Routed || nft.has_table(path.family());
-    let paths: Vec<PortPath> = PATHS.into_iter().filter(is_there).collect();
+    let paths: Vec<PortPath> = PortPath::ALL.into_iter().filter(is_there).collect();
     for family in paths.iter().map(|path| path.family()).chain(["netdev"]) {
-        let table = || Object::Table(Table { family: family.to_owned(), name: TABLE.to_owned() });
-        nftables.extend([Command::Add(table()), Command::Delete(table())]);
+        nftables.extend(Command::absent(family, TABLE));
     }
     nftables.extend(paths.into_iter().flat_map(closing::remove));
     nft.apply(&Transaction { nftables })

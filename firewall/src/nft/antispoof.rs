@@ -6,7 +6,7 @@
 //! It sees every frame, also of ports that are switched by something that nftables does not see.
 
 use super::TABLE;
-use super::model::{Chain, Command, Counter, Expr, Object, Payload, Rule, Statement, Table};
+use super::model::{Chain, Command, Counter, Expr, Object, Payload, Rule, Statement};
 use crate::host::{Host, Port, own_ranges};
 use lynceus_policy::{Family, IpRange};
 use std::collections::BTreeMap;
@@ -32,20 +32,14 @@ pub fn update(
     old: Option<&BTreeMap<String, Vec<Vec<Statement>>>>,
     new: &BTreeMap<String, Vec<Vec<Statement>>>,
 ) -> Vec<Command> {
-    let table = || Object::Table(Table { family: FAMILY.to_owned(), name: TABLE.to_owned() });
     if old == Some(new) {
         return Vec::new();
     }
-    let mut commands = vec![Command::Add(table())];
     let nothing = BTreeMap::new();
     let is_new = old.is_none();
-    let old = match old {
-        Some(old) => old,
-        None => {
-            commands.extend([Command::Delete(table()), Command::Add(table())]);
-            &nothing
-        }
-    };
+    let mut commands = if is_new { Command::absent(FAMILY, TABLE).to_vec() } else { Vec::new() };
+    commands.push(Command::Add(Object::table(FAMILY, TABLE)));
+    let old = old.unwrap_or(&nothing);
     let counter = |name: &str| {
         Object::Counter(Counter { family: FAMILY.to_owned(), table: TABLE.to_owned(), name: name.to_owned() })
     };

@@ -45,12 +45,8 @@ impl Change {
 /// Puts a whole table in place of whatever is there. Counters begin at nothing. Whatever was there guards nothing from the first
 /// transaction on: ports are to be closed meanwhile ([`super::closing`]).
 pub fn install(tables: &Tables) -> Change {
-    let mut commands = vec![
-        // `delete` fails where there is nothing, and nft 1.0.6 has no `destroy`.
-        Command::Add(tables.table()),
-        Command::Delete(tables.table()),
-        Command::Add(tables.table()),
-    ];
+    let mut commands = Command::absent(tables.path.family(), TABLE).to_vec();
+    commands.push(Command::Add(tables.table()));
     commands.extend(tables.port_sets().into_iter().map(Command::Add));
     commands.extend(tables.base_chains().into_iter().map(Command::Add));
     commands.push(Command::Add(tables.chain(&generation_chain(tables.generation))));

@@ -3,7 +3,7 @@
 //! *Does*: lets nothing through for the ports that it names, until each is taken off. *Never*: depends on what is in our own table, which
 //! somebody else may have changed.
 
-use super::model::{Chain, Command, Element, Elements, Expr, Object, Rule, Set, Statement, Table, Types};
+use super::model::{Chain, Command, Element, Elements, Expr, Object, Rule, Set, Statement, Types};
 use super::table::Path;
 
 /// The name of the table.
@@ -18,8 +18,8 @@ const HOOKS: [(&str, &[&str]); 3] =
 
 /// Closes ports in a family.
 pub fn close<'a>(path: Path, ports: impl Iterator<Item = &'a str>) -> Vec<Command> {
-    let mut commands = remove(path);
-    commands.push(Command::Add(table(path)));
+    let mut commands = remove(path).to_vec();
+    commands.push(Command::Add(Object::table(path.family(), TABLE)));
     commands.push(Command::Add(Object::Set(Set { elem: keys(ports), ..set(path) })));
     for (hook, interfaces) in HOOKS {
         commands.push(Command::Add(Object::Chain(Chain {
@@ -47,13 +47,8 @@ pub fn open<'a>(path: Path, ports: impl Iterator<Item = &'a str>) -> Command {
 }
 
 /// Opens all.
-pub fn remove(path: Path) -> Vec<Command> {
-    // `delete` fails where there is nothing, and nft 1.0.6 has no `destroy`.
-    vec![Command::Add(table(path)), Command::Delete(table(path))]
-}
-
-fn table(path: Path) -> Object {
-    Object::Table(Table { family: path.family().to_owned(), name: TABLE.to_owned() })
+pub fn remove(path: Path) -> [Command; 2] {
+    Command::absent(path.family(), TABLE)
 }
 
 fn chain(path: Path, name: &str) -> Chain {

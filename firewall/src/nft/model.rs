@@ -21,6 +21,15 @@ pub enum Command {
     Flush(Object),
 }
 
+impl Command {
+    /// No table of that name is there afterwards, whether there was one or not: `delete` fails where there is nothing, and nft 1.0.6 has no
+    /// `destroy`.
+    pub fn absent(family: &str, name: &str) -> [Command; 2] {
+        let table = Object::table(family, name);
+        [Command::Add(table.clone()), Command::Delete(table)]
+    }
+}
+
 /// What can be added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -41,6 +50,13 @@ pub enum Object {
     Counter(Counter),
     /// A named limit.
     Limit(NamedLimit),
+}
+
+impl Object {
+    /// A table.
+    pub fn table(family: &str, name: &str) -> Object {
+        Object::Table(Table { family: family.to_owned(), name: name.to_owned() })
+    }
 }
 
 /// A table.

@@ -3,6 +3,7 @@
 use super::model::Transaction;
 use super::table::generation_of;
 use super::{TABLE, wire};
+use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use thiserror::Error;
@@ -86,22 +87,16 @@ impl Nft {
         {
             return is_there;
         }
-        let Ok(listing) = self.ask(&["list", "chains"]) else { return false };
-        let is_it = |entry: &serde_json::Value| {
-            let chain = &entry["chain"];
-            chain["family"] == family && chain["table"] == TABLE && chain["name"] == name
-        };
-        listing["nftables"].as_array().is_some_and(|all| all.iter().any(is_it))
+        let is_it =
+            |chain: &Value| chain["family"] == family && chain["table"] == TABLE && chain["name"] == name;
+        self.listed("chain", |chain| is_it(chain).then_some(())).is_some_and(|all| !all.is_empty())
     }
 
     /// The highest generation of rules that our tables in the kernel are named after.
     pub(crate) fn generation(&self) -> Option<u32> {
-        let listing = self.ask(&["list", "chains"]).ok()?;
-        let number = |entry: &serde_json::Value| {
-            let chain = &entry["chain"];
-            generation_of(chain["name"].as_str()?).filter(|_| chain["table"] == TABLE)
-        };
-        listing["nftables"].as_array()?.iter().filter_map(number).max()
+        let number =
+            |chain: &Value| generation_of(chain["name"].as_str()?).filter(|_| chain["table"] == TABLE);
+        self.listed("chain", number)?.into_iter().max()
     }
 
     /// Whether our table of a family is there.
@@ -111,14 +106,19 @@ impl Nft {
         {
             return is_there;
         }
-        let Ok(listing) = self.ask(&["list", "tables"]) else { return false };
-        let is_it =
-            |entry: &serde_json::Value| entry["table"]["family"] == family && entry["table"]["name"] == TABLE;
-        listing["nftables"].as_array().is_some_and(|all| all.iter().any(is_it))
+        let is_it = |table: &Value| table["family"] == family && table["name"] == TABLE;
+        self.listed("table", |table| is_it(table).then_some(())).is_some_and(|all| !all.is_empty())
+    }
+
+    /// Something of all that nft lists of a kind: `chain`, `table`. None where it lists nothing.
+    fn listed<T>(&self, kind: &str, of: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+        let listing = self.ask(&["list", &format!("{kind}s")]).ok()?;
+        let all = listing["nftables"].as_array()?;
+        Some(all.iter().filter_map(|entry| of(&entry[kind])).collect())
     }
 
     /// What `nft -j` answers.
-    pub fn ask(&self, args: &[&str]) -> Result<serde_json::Value, Error> {
+    pub fn ask(&self, args: &[&str]) -> Result<Value, Error> {
         let output = self.run(&[&["-j"], args].concat(), b"")?;
         if !output.status.success() {
             return Err(refused(&output, false));

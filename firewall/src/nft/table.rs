@@ -8,7 +8,7 @@ use super::TABLE;
 use super::ask;
 use super::elements::addresses;
 use super::model::{
-    Chain, Element, Expr, Jump, Lookup, Mangle, Object, Reject, Rule, Set, Statement, Table, Target, Types,
+    Chain, Element, Expr, Jump, Lookup, Mangle, Object, Reject, Rule, Set, Statement, Target, Types,
 };
 use super::vm::{self, VmObjects};
 use crate::compile::compile;
@@ -29,6 +29,9 @@ pub enum Path {
 }
 
 impl Path {
+    /// Both.
+    pub const ALL: [Path; 2] = [Path::Routed, Path::Bridged];
+
     /// nft's family.
     pub fn family(self) -> &'static str {
         match self {
@@ -160,7 +163,7 @@ impl Tables {
 
     /// The table itself.
     pub fn table(&self) -> Object {
-        Object::Table(Table { family: self.family(), name: TABLE.to_owned() })
+        Object::table(self.path.family(), TABLE)
     }
 
     /// A chain by name.

@@ -190,7 +190,7 @@ impl Batch {
     }
 
     fn elements(&mut self, kind: u16, flags: u16, elements: &Elements) -> Option<()> {
-        let path = [Path::Routed, Path::Bridged].into_iter().find(|path| path.family() == elements.family)?;
+        let path = Path::ALL.into_iter().find(|path| path.family() == elements.family)?;
         let own = closing::set_named(path, &elements.table, &elements.name)
             .or_else(|| port_set(path, &elements.name))
             .or_else(|| ask::map_named(path, &elements.name))?;
