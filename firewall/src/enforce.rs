@@ -170,7 +170,7 @@ fn keep(nft: &Nft, store: &Store, new: &mut State) -> Result<(), EnforceError> {
 
 /// Whether there are more rules than are compared with how they were left, or checked as a whole.
 pub fn has_too_many(state: &State) -> bool {
-    state.vms.values().map(|vm| vm.policy.rules().count()).sum::<usize>() > MAX_WHOLE_RULES
+    state.wanted().map(|policy| policy.rules().count()).sum::<usize>() > MAX_WHOLE_RULES
 }
 
 /// Keeps the old rules to go back to when nobody confirms the new ones until `deadline`, then enforces the new ones.

@@ -65,14 +65,14 @@ fn switch(folder: &Path) -> Switch {
 ///
 /// A card is found by the port that the policy names, by the hypervisor's word, or by libvirt's habit of giving a tap the card's MAC with
 /// `fe` in front.
-pub fn bind(
-    vms: &BTreeMap<String, VmPolicy>,
+pub fn bind<'a>(
+    vms: impl IntoIterator<Item = &'a VmPolicy>,
     devices: &[Device],
     known: &BTreeMap<String, Mac>,
     bridge_has_conntrack: bool,
 ) -> BTreeMap<String, Binding> {
     let mut ports = BTreeMap::new();
-    for policy in vms.values() {
+    for policy in vms {
         for (number, interface) in policy.vm.interfaces.iter().enumerate() {
             let is_its = |device: &&Device| match (&interface.port, known.get(&device.name)) {
                 (Some(port), _) => *port == device.name,
@@ -137,13 +137,13 @@ addresses = []
             device("eth0", "fe:54:00:00:00:02", Switch::None),
         ];
         let known = BTreeMap::from([("vif4.0".to_owned(), "00:16:3e:00:00:03".parse().unwrap())]);
-        let ports = bind(&policy.vms, &devices, &known, true);
+        let ports = bind(policy.vms.values(), &devices, &known, true);
         let told = |name: &str| ports.get(name).map(|port| (port.vm.as_str(), port.interface, port.path));
         assert_eq!(told("tap0"), Some(("a", 0, Some(PortPath::Routed))));
         assert_eq!(told("vnet5"), Some(("a", 1, Some(PortPath::Bridged))));
         assert_eq!(told("vif4.0"), Some(("b", 0, None)));
         assert_eq!(ports.len(), 3);
-        let without = bind(&policy.vms, &devices, &known, false);
+        let without = bind(policy.vms.values(), &devices, &known, false);
         assert_eq!(without["vnet5"].path, None);
     }
 }

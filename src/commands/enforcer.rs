@@ -173,12 +173,10 @@ impl Enforcer<'_> {
             Some(troubles) => self.tell("names failing", None, None, Some(joined(troubles)))?,
             None => {}
         }
-        let policies = old.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
         Guarded { ports: new.ports, bridges: new.bridges } =
-            Guarded::look(&policies, old.bridges, &self.nft)?;
-        let changes = old.policies().into_values().filter_map(|policy| policy.changes_after(old.at)).min();
+            Guarded::look(old.wanted(), old.bridges, &self.nft)?;
         let now = Timestamp::now();
-        let is_time = changes.is_some_and(|at| at <= now);
+        let is_time = old.changes_at().is_some_and(|at| at <= now);
         if Guarded::of(&new) == Guarded::of(&old) && new.names == old.names && !is_time {
             return Ok(());
         }
@@ -200,9 +198,7 @@ impl Enforcer<'_> {
             return Ok(());
         }
         // A device that is gone took its chain with it: that is nobody's change.
-        let policies =
-            state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
-        let now = Guarded::look(&policies, state.bridges, &self.nft)?;
+        let now = Guarded::look(state.wanted(), state.bridges, &self.nft)?;
         if wrong.iter().all(|family| family == "netdev" && now.ports != state.ports) {
             return Ok(());
         }

@@ -54,7 +54,11 @@ impl Guarded {
     }
 
     /// What there is now. The kernel is not asked again for what it is known to do.
-    pub(super) fn look(vms: &BTreeMap<String, VmPolicy>, can_bridge: bool, nft: &Nft) -> Result<Guarded> {
+    pub(super) fn look<'a>(
+        vms: impl IntoIterator<Item = &'a VmPolicy>,
+        can_bridge: bool,
+        nft: &Nft,
+    ) -> Result<Guarded> {
         let devices = devices()?;
         let has_bridge = devices.iter().any(|device| device.is_bridge);
         let bridges = has_bridge && (can_bridge || tracks_on_bridges(nft));
@@ -321,9 +325,8 @@ pub(super) fn restore(args: &StateArgs) -> Result<Outcome> {
         bail!("nothing was enforced on this host: `lynceus policy apply` does that");
     };
     let mut state = old.clone();
-    let policies = state.vms.iter().map(|(name, vm)| (name.clone(), vm.policy.as_ref().clone())).collect();
     // Another kernel may run now.
-    Guarded { ports: state.ports, bridges: state.bridges } = Guarded::look(&policies, false, &nft)?;
+    Guarded { ports: state.ports, bridges: state.bridges } = Guarded::look(old.wanted(), false, &nft)?;
     state.holds = state.holds && enforce::holds_packets(&nft);
     state.at = Timestamp::now();
     let is_as_left = state.is_like(&old) && is_as_left(&nft, &old, state.at)?;
@@ -338,8 +341,7 @@ pub(super) fn restore(args: &StateArgs) -> Result<Outcome> {
 
 /// Whether the kernel has just what a state left there, and that still holds: then nothing needs to be closed and put there anew.
 fn is_as_left(nft: &Nft, state: &State, now: Timestamp) -> Result<bool> {
-    let changes = state.policies().into_values().filter_map(|policy| policy.changes_after(state.at)).min();
-    Ok(changes.is_none_or(|at| at > now)
+    Ok(state.changes_at().is_none_or(|at| at > now)
         && !state.fingerprints.is_empty()
         && enforce::has_generation(nft, state)
         && enforce::changed_by_others(nft, state)?.is_empty())

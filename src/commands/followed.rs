@@ -6,7 +6,7 @@ use super::names;
 use anyhow::{Context, Result};
 use lynceus_firewall::names::{Book, Found, Lookups, Question};
 use lynceus_firewall::state::{FileStamp, State, Store};
-use lynceus_policy::{Timestamp, VmPolicy};
+use lynceus_policy::Timestamp;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ impl Followed {
             self.book = store.names().unwrap_or_default();
             self.stamp = store.names_stamp();
         }
-        self.book.fit(&names::of(policies(state)), &state.names, now);
+        self.book.fit(&names::of(state.wanted()), &state.names, now);
         self.is_newer |= !found.is_empty();
         let mut is_news = is_other || !found.is_empty();
         for (question, found) in found {
@@ -88,7 +88,7 @@ impl Followed {
             return None;
         }
         let mut troubles = self.book.troubles();
-        troubles.extend(names::private(policies(state), &state.names));
+        troubles.extend(names::private(state.wanted(), &state.names));
         troubles.extend(kept.err().map(|error| format!("{error:#}")));
         (troubles != self.troubles).then(|| {
             self.troubles.clone_from(&troubles);
@@ -104,8 +104,4 @@ impl Followed {
         }
         Ok(())
     }
-}
-
-fn policies(state: &State) -> impl Iterator<Item = &VmPolicy> {
-    state.vms.values().map(|vm| vm.policy.as_ref())
 }

@@ -121,6 +121,16 @@ impl State {
         Some(if self.isolated.contains(vm) { &of_vm.isolation } else { &of_vm.policy })
     }
 
+    /// What holds for the VMs in good times.
+    pub fn wanted(&self) -> impl Iterator<Item = &VmPolicy> {
+        self.vms.values().map(|vm| vm.policy.as_ref())
+    }
+
+    /// When the hours of a rule next begin or end, after the moment for which it was compiled.
+    pub fn changes_at(&self) -> Option<Timestamp> {
+        self.vms.keys().filter_map(|vm| self.policy(vm)?.changes_after(self.at)).min()
+    }
+
     /// What holds for every VM now.
     pub fn policies(&self) -> BTreeMap<String, VmPolicy> {
         let of = |name: &String| Some((name.clone(), self.policy(name)?.as_ref().clone()));

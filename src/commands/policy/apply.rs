@@ -181,7 +181,7 @@ fn state(policy: &Policy, old: Option<&State>, nft: &Nft, complete: &mut Outcome
     let mut isolated = old.map(|old| old.isolated.clone()).unwrap_or_default();
     isolated.retain(|name| vms.contains_key(name));
     let holds = vms.values().any(|vm| vm.policy.asks()) && enforce::holds_packets(nft);
-    let Guarded { ports, bridges } = Guarded::look(&policy.vms, false, nft)?;
+    let Guarded { ports, bridges } = Guarded::look(policy.vms.values(), false, nft)?;
     for (name, port) in ports.iter().filter(|(_, port)| port.path.is_none()) {
         eprintln!(
             "lynceus: port {name} of VM {} is closed: nothing on this host can judge its packets",
