@@ -14,6 +14,22 @@ use std::process::Command;
 /// Where its modules are in the guest, with the list `order`.
 const MODULES: &str = "luggage";
 
+/// What a host of Debian's loads by itself when the firewall's rules ask for it, and a bridge.
+pub const FIREWALL_MODULES: &[&str] = &[
+    "bridge",
+    "nf_tables",
+    "nft_ct",
+    "nft_limit",
+    "nft_counter",
+    "nft_objref",
+    "nft_log",
+    "nft_reject_inet",
+    "nft_reject_bridge",
+    "nft_meta_bridge",
+    "nf_conntrack_bridge",
+    "nfnetlink_log",
+];
+
 /// What is brought along. Everything has the same path in the guest as here.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Luggage {

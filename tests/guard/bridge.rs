@@ -7,28 +7,11 @@ use crate::held::{RECORDED, record};
 use crate::truth::{compare, probes};
 use crate::world::{Probe, World, script};
 use anyhow::{Result, ensure};
-use lynceus_lab::luggage::{LOAD, Luggage};
+use lynceus_lab::luggage::{FIREWALL_MODULES, LOAD, Luggage};
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 
-/// What a host of Debian's loads by itself when the rules ask for it.
-const MODULES: [&str; 16] = [
-    "bridge",
-    "veth",
-    "nf_tables",
-    "nft_ct",
-    "nft_limit",
-    "nft_counter",
-    "nft_objref",
-    "nft_log",
-    "nft_queue",
-    "nft_reject_inet",
-    "nft_reject_bridge",
-    "nft_meta_bridge",
-    "nf_conntrack_bridge",
-    "nfnetlink_log",
-    "nfnetlink_queue",
-    "nf_conntrack_netlink",
-];
+/// Beside what all rules need: namespaces' cards, packets that wait, connections that are listed.
+const MODULES: &[&str] = &["veth", "nft_queue", "nfnetlink_queue", "nf_conntrack_netlink"];
 
 #[test]
 fn packets_on_a_bridge_of_debians_kernel() -> Result<()> {
@@ -44,7 +27,7 @@ fn packets_on_a_bridge_of_debians_kernel() -> Result<()> {
         programs: [&programs[..], std::slice::from_ref(&test)].concat(),
         // nft looks protocols up by name.
         files: vec![script(), "/etc/protocols".into(), recorded.clone()],
-        modules: MODULES.to_vec(),
+        modules: [FIREWALL_MODULES, MODULES].concat(),
     };
     luggage.python("json, mmap, os, select, socket, struct, sys, time")?;
     let name = format!("lyn{}bridge", std::process::id());

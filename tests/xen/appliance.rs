@@ -1,13 +1,12 @@
 //! The appliance in the service domain: a locked-down worker looks into a domain, through a handle that can map nothing else.
 
 use crate::guest::Guest;
-use crate::toolstack::uptime;
+use crate::toolstack::{PATIENCE, uptime};
 use anyhow::{Context, Result, ensure};
 use lynceus_lab::until;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 const FOLDER: &str = "/tmp/appliance";
 const CONFIG: &str = r#"
@@ -27,8 +26,6 @@ name = "file"
 kind = "file"
 address = "/tmp/appliance/alerts.json"
 "#;
-/// Emulated twice over, it takes its time.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Appliance(Child);
 

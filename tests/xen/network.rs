@@ -4,11 +4,10 @@
 
 use crate::checks::Follower;
 use crate::guest::Guest;
-use crate::toolstack::{run, until, uptime, xl};
+use crate::toolstack::{PATIENCE, run, until, uptime, xl};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 const FOLDER: &str = "/tmp/network";
 const BRIDGE: &str = "xenbr0";
@@ -37,8 +36,6 @@ services = ["tcp/1002"]
 "#;
 /// On these everybody answers.
 const PORTS: [u16; 3] = [1000, 1001, 1002];
-/// Emulated twice over, it takes its time.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Ends with what started it.
 struct Running(Child);

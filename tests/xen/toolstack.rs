@@ -7,6 +7,8 @@ use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+/// Emulated twice over, it takes its time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 const TOOLS: &str = "/usr/lib/xen-4.17/bin";
 const MOUNTS: &[(&str, &str)] = &[
     ("proc", "/proc"),

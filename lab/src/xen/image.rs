@@ -3,36 +3,23 @@
 use super::{Part, Programs, starting_with};
 use crate::initramfs::{self, Cpio};
 use crate::kernels::{self, KernelVersion, run};
-use crate::luggage::{needed_by, stripped, with_needed};
+use crate::luggage::{FIREWALL_MODULES, needed_by, stripped, with_needed};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Kernel modules of dom0, with those that they need: what the toolstack wants, and what a host of Debian's loads by itself when rules
-/// ask for it.
+/// Kernel modules of dom0 beside the firewall's: what the toolstack wants.
 const MODULES: &[&str] = &[
     "xen-privcmd",
     "xenfs",
     "xen-evtchn",
     "xen-gntdev",
     "xen-gntalloc",
-    "bridge",
     "xen-netback",
     // Which libcrc32c, and so nf_tables, asks for without naming it.
     "crc32c_generic",
-    "nf_tables",
-    "nft_ct",
-    "nft_limit",
-    "nft_counter",
-    "nft_objref",
-    "nft_log",
-    "nft_reject_inet",
-    "nft_reject_bridge",
-    "nft_meta_bridge",
-    "nf_conntrack_bridge",
-    "nfnetlink_log",
 ];
 /// Of xen-utils, by where dom0's program expects them.
 const TOOLS: &str = "usr/lib/xen-4.17/bin";
@@ -132,7 +119,8 @@ fn add_programs(cpio: &mut Cpio, given: &Programs, root: &Path, folder: &Path) -
 
 fn add_modules(cpio: &mut Cpio, root: &Path) -> Result<()> {
     let mut order = String::new();
-    for (name, code) in with_needed(&starting_with(&root.join("lib/modules"), "6.")?, MODULES)? {
+    let folder = starting_with(&root.join("lib/modules"), "6.")?;
+    for (name, code) in with_needed(&folder, &[MODULES, FIREWALL_MODULES].concat())? {
         cpio.file(&format!("modules/{name}.ko"), 0o644, &code);
         order.push_str(&format!("{name}\n"));
     }
