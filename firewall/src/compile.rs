@@ -3,11 +3,13 @@
 //! *Does*: puts in what is known at the moment (names, the next stretch of time in which a rule holds) and groups rules.
 //! *Never*: changes which rule decides; property tests hold it to that.
 
+use crate::arrange::arrange;
 use crate::evaluate::{Moment, named};
-use crate::ir::{Act, Block, Group, Member, Program, TierProgram, VmRules};
+use crate::ir::{Act, Block, Group, Kind, Member, Program, TierProgram, VmRules};
 use lynceus_policy::{
     Action, AddressSet, Chain, Direction, Family, IpRange, Rule, ServiceRange, TierRules, Verdict, VmPolicy,
 };
+use std::collections::BTreeMap;
 
 /// Compiles one VM's policy for a moment, and for all moments until a rule with hours opens or closes a second time.
 pub fn compile(policy: &VmPolicy, moment: &Moment) -> VmRules {
@@ -28,81 +30,50 @@ fn program(chain: &Chain, direction: Direction, moment: &Moment) -> Program {
 }
 
 fn groups(tier: &TierRules, moment: &Moment) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for group in tier.rules.iter().filter_map(|rule| group(rule, moment)) {
-        match groups.last_mut() {
-            Some(last) if can_join(last, &group) => last.members.extend(group.members),
-            _ => groups.push(group),
-        }
-    }
-    groups
+    arrange(tier.rules.iter().flat_map(|rule| parts(rule, moment)))
 }
 
-/// A rule as a group of its own; none when it matches nothing from now on.
-fn group(rule: &Rule, moment: &Moment) -> Option<Group> {
-    let act = match rule.action {
+/// A rule as groups of its own, one for each kind of packets; none when it matches nothing from now on.
+fn parts(rule: &Rule, moment: &Moment) -> Vec<Group> {
+    let act = match (rule.action, rule.action.verdict()) {
         _ if rule.process.is_some() => Act::Ask,
-        Action::Pass => Act::Pass,
-        Action::Deny | Action::Reject if rule.audit => Act::Tell,
-        action => Act::Decide(action.verdict()?),
+        (Action::Deny | Action::Reject, _) if rule.audit => Act::Tell,
+        (_, Some(verdict)) => Act::Decide(verdict),
+        (_, None) => Act::Pass,
     };
-    let (from, until) = rule.schedule.next_window(moment.at)?;
-    let peers = rule.peers.union(&named(rule, &moment.names).map(IpRange::one).collect());
-    let is_everything = peers.is_everything() && rule.services.is_everything();
-    let blocks = if is_everything { Vec::new() } else { blocks(&peers, rule) };
-    if blocks.is_empty() && !is_everything {
-        return None;
-    }
-    let members = vec![Member { rule: rule.id.clone(), blocks }];
-    Some(Group {
+    let Some((from, until)) = rule.schedule.next_window(moment.at) else { return Vec::new() };
+    let part = |kind, blocks| Group {
         act,
-        is_everything,
+        kind,
         from,
         until,
         rate: rule.rate,
         // Whoever answers tells of the connection, with its process.
         log: act != Act::Ask && (rule.log || act == Act::Tell),
-        members,
-    })
+        members: vec![Member { rule: rule.id.clone(), blocks }],
+    };
+    let peers = rule.peers.union(&named(rule, &moment.names).map(IpRange::one).collect());
+    if peers.is_everything() && rule.services.is_everything() {
+        return vec![part(None, Vec::new())];
+    }
+    blocks(&peers, rule).into_iter().map(|(kind, blocks)| part(Some(kind), blocks)).collect()
 }
 
-/// Every stretch of addresses with every stretch of numbers. Both are disjoint, and so are the blocks.
-fn blocks(peers: &AddressSet, rule: &Rule) -> Vec<Block> {
+/// Every stretch of addresses with every stretch of numbers, by their kinds. Both are disjoint, and so are the blocks.
+fn blocks(peers: &AddressSet, rule: &Rule) -> BTreeMap<Kind, Vec<Block>> {
     let services: Vec<Option<ServiceRange>> = if rule.services.is_everything() {
         vec![None]
     } else {
         rule.services.ranges().iter().copied().map(Some).collect()
     };
-    let mut blocks = Vec::new();
+    let mut blocks: BTreeMap<Kind, Vec<Block>> = BTreeMap::new();
     for family in Family::ALL {
         for numbers in services.iter().filter(|numbers| numbers.is_none_or(|range| range.lane.is_in(family)))
         {
-            blocks.extend(peers.of(family).map(|peers| Block { peers: *peers, numbers: *numbers }));
+            for block in peers.of(family).map(|peers| Block { peers: *peers, numbers: *numbers }) {
+                blocks.entry(block.kind()).or_default().push(block);
+            }
         }
     }
     blocks
-}
-
-/// Whether a group can take another in: they do the same under the same conditions, are looked up alike, and share no packet.
-fn can_join(group: &Group, next: &Group) -> bool {
-    let is_plain = |group: &Group| {
-        group.rate.is_none()
-            && !group.log
-            && group.from.is_none()
-            && group.until.is_none()
-            && !group.is_everything
-    };
-    let takes_all = |group: &Group| {
-        group.members.iter().flat_map(|member| &member.blocks).any(|block| block.numbers.is_none())
-    };
-    let mine = || group.members.iter().flat_map(|member| &member.blocks);
-    group.act == next.act
-        && is_plain(group)
-        && is_plain(next)
-        && takes_all(group) == takes_all(next)
-        && next
-            .members
-            .iter()
-            .flat_map(|member| &member.blocks)
-            .all(|new| mine().all(|old| !old.overlaps(new)))
 }

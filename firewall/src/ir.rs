@@ -1,6 +1,6 @@
-//! Rules as the kernel likes them: per direction and tier a list of groups, each of which is one lookup in one set per kind of packet.
+//! Rules as the kernel likes them: per direction and tier a list of groups, each of which is one lookup in one set.
 //!
-//! Neighbouring rules that do the same, and of which no packet matches two, are one group: it does not matter which is asked first.
+//! A rule is in as many groups as there are kinds of packets that it is about. Which rules are together is for [`crate::arrange`] to say.
 
 use lynceus_policy::{Direction, Family, IpRange, Lane, Rate, ServiceRange, Tier, Timestamp, Verdict};
 
@@ -19,21 +19,26 @@ impl Block {
         self.peers.family()
     }
 
-    /// The lane; none for all of them.
-    pub fn lane(&self) -> Option<Lane> {
-        self.numbers.map(|numbers| numbers.lane)
+    /// What it is looked up by.
+    pub fn kind(&self) -> Kind {
+        Kind { family: self.family(), lane: self.numbers.map(|numbers| numbers.lane) }
     }
+}
 
-    /// Whether a packet can be in both.
-    pub fn overlaps(&self, other: &Block) -> bool {
-        let numbers = match (self.numbers, other.numbers) {
-            (Some(one), Some(two)) => one.lane == two.lane && one.first <= two.last && two.first <= one.last,
-            _ => true,
-        };
-        numbers
-            && self.family() == other.family()
-            && self.peers.first() <= other.peers.last()
-            && other.peers.first() <= self.peers.last()
+/// Packets that are looked up alike: one family, one lane or all of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Kind {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// The lane; none for all of them.
+    pub lane: Option<Lane>,
+}
+
+impl Kind {
+    /// Whether a packet can be of both.
+    pub fn meets(self, other: Kind) -> bool {
+        self.family == other.family
+            && (self.lane.is_none() || other.lane.is_none() || self.lane == other.lane)
     }
 }
 
@@ -55,17 +60,17 @@ pub enum Act {
 pub struct Member {
     /// The rule's id; its counter is named after it.
     pub rule: String,
-    /// What it matches; everything where it has none and `is_everything` says so.
+    /// What it matches of the group's kind; nothing of its own where the group matches every packet.
     pub blocks: Vec<Block>,
 }
 
-/// Neighbouring rules that do the same.
+/// Rules that do the same, and of which no packet matches two.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// What it does.
     pub act: Act,
-    /// It matches every packet; its members have no blocks.
-    pub is_everything: bool,
+    /// Which packets are looked up; none where it matches every packet there is, and then its members have no blocks.
+    pub kind: Option<Kind>,
     /// From then on.
     pub from: Option<Timestamp>,
     /// Until then.

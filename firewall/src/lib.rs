@@ -6,9 +6,11 @@
 //!
 //! *Trusts*: the resolved policy. *Never*: keys a rule on what the guest claims (its MAC, its IP, its hostname).
 
+mod arrange;
 pub mod cells;
 pub mod compile;
 pub mod conntrack;
+mod cover;
 pub mod enforce;
 pub mod evaluate;
 pub mod flows;

@@ -8,8 +8,9 @@ use lynceus_firewall::host::{Host, Port, State, Transit, forward};
 use lynceus_firewall::nft::ask::{Connection, answer};
 use lynceus_firewall::nft::model::{Command, Object, Transaction};
 use lynceus_firewall::nft::table::{self, Path, Tables, mark};
+use lynceus_firewall::nft::vm;
 use lynceus_firewall::nft::{Change, install, update};
-use lynceus_firewall::{Flow, Moment, Process, Who, asks, judge};
+use lynceus_firewall::{By, Flow, Moment, Outcome, Process, Who, asks, judge};
 use lynceus_policy::{Direction, Lane, Policy, Timestamp, Verdict};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,10 +121,7 @@ fn run(
         .iter()
         .flat_map(|vm| Direction::ALL.map(|direction| (vm, direction)))
         .flat_map(|(vm, direction)| {
-            moment
-                .exhausted
-                .iter()
-                .map(move |rule| lynceus_firewall::nft::vm::counter(vm, direction, rule) + ".")
+            moment.exhausted.iter().map(move |rule| vm::counter(vm, direction, rule) + ".")
         })
         .collect();
     let (state, mark) = match transit.state {
@@ -176,8 +174,36 @@ fn check(
         let expected = forward(&host, &transit, now);
         let (verdict, counted) = run(ruleset, &transit, tables.generation, now);
         prop_assert_eq!(verdict, expected, "{:?} {:?} counted {:?}", case, transit, counted);
+        let is_of_vm = |name: &&String| name.starts_with("vm-");
+        let counted: Vec<&String> = counted.iter().filter(is_of_vm).collect();
+        if !counted.is_empty() {
+            let asked = asked(&host, &transit, now);
+            prop_assert_eq!(counted, asked.iter().collect::<Vec<_>>(), "{:?} {:?}", case, transit);
+        }
     }
     Ok(())
+}
+
+/// The counters of all rules that tell, pass on or decide, in the order in which a packet meets them.
+fn asked(host: &Host, transit: &Transit<'_>, now: &Moment) -> Vec<String> {
+    let port = |name: Option<&str>| name.and_then(|name| host.ports.get(name));
+    let (from, to) = (port(transit.from), port(transit.to));
+    let (client, server) = if transit.is_reply { (to, from) } else { (from, to) };
+    let mut counters = Vec::new();
+    for (port, direction) in [(client, Direction::Out), (server, Direction::In)] {
+        let Some(port) = port else { continue };
+        let vm = &port.policy.vm.name;
+        let decision = judge(&port.policy, direction, &transit.flow, now);
+        let matched = decision.steps.iter().filter(|step| !matches!(step.outcome, Outcome::NotMatched(_)));
+        counters.extend(matched.map(|step| vm::counter(vm, direction, &step.rule.id)));
+        if matches!(decision.by, By::Default(_)) {
+            counters.push(vm::default_counter(vm, direction));
+        }
+        if decision.verdict != Verdict::Allow {
+            break;
+        }
+    }
+    counters
 }
 
 proptest! {

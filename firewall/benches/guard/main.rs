@@ -7,11 +7,11 @@ mod packets;
 mod site;
 
 use lynceus_firewall::enforce;
-use lynceus_firewall::nft::table::{self, Path};
+use lynceus_firewall::nft::table::{self, Path, Tables};
 use lynceus_firewall::nft::{Nft, install, update};
 use lynceus_firewall::state::{self, State, Store};
 use packets::Ways;
-use site::{Site, policy, state};
+use site::{Rules, Site, policy, state};
 use std::time::{Duration, Instant};
 
 const VMS: usize = 1000;
@@ -22,18 +22,28 @@ const CHANGES: usize = 21;
 fn main() {
     let vms = std::env::var("LYNCEUS_BENCH_VMS").ok().and_then(|vms| vms.parse().ok()).unwrap_or(VMS);
     let started = Instant::now();
-    let old = policy(vms, RULES, false);
+    let old = policy(vms, RULES, Rules::Tcp, false);
     tell("read and resolve", started.elapsed());
-    let new = policy(vms, RULES, true);
+    let new = policy(vms, RULES, Rules::Tcp, true);
     let (old, new) = (state(&old), state(&new));
-    compile(&old);
+    let tables = compile("compile of all", &old);
+    let started = Instant::now();
+    std::hint::black_box((install(&tables), update(&tables, &tables)));
+    tell("commands for all", started.elapsed());
     let site = Site::new(vms);
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on the disk");
     site.within(|| {
         let ways = Ways::new(&site);
         ways.measure("no rules");
-        for (name, vms, rules) in [("2 VMs, 10 rules", 2, 10), ("2 VMs, 5000 rules", 2, 5000)] {
-            enforce_all(&folder.path().join(name), &state(&policy(vms, rules, false)));
+        for (name, rules, of) in [
+            ("2 VMs, 10 rules", 10, Rules::Tcp),
+            ("2 VMs, 5000 rules", 5000, Rules::Tcp),
+            ("2 VMs, 5000 rules about UDP", 5000, Rules::Udp),
+            ("2 VMs, 5000 rules about UDP that overlap", 5000, Rules::Overlapping),
+        ] {
+            let few = state(&policy(2, rules, of, false));
+            compile(&format!("compile of {name}"), &few);
+            enforce_all(&folder.path().join(name), &few);
             ways.measure(name);
         }
         let store = folder.path().join("all");
@@ -55,19 +65,16 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn compile(state: &State) {
+fn compile(name: &str, state: &State) -> Tables {
     let host = state.host(Path::Routed);
+    let tables = || table::tables(&host, Path::Routed, 1, &state.moment());
     let once = || {
         let started = Instant::now();
-        let tables = table::tables(&host, Path::Routed, 1, &state.moment());
-        std::hint::black_box(&tables);
+        std::hint::black_box(tables());
         started.elapsed()
     };
-    tell("compile of all", median((0..5).map(|_| once()).collect()));
-    let tables = table::tables(&host, Path::Routed, 1, &state.moment());
-    let started = Instant::now();
-    std::hint::black_box((install(&tables), update(&tables, &tables)));
-    tell("commands for all", started.elapsed());
+    tell(name, median((0..5).map(|_| once()).collect()));
+    tables()
 }
 
 fn enforce_all(folder: &std::path::Path, new: &State) -> State {

@@ -11,8 +11,35 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+/// What the rules are about, of which every fifth denies.
+#[derive(Clone, Copy)]
+pub(crate) enum Rules {
+    /// TCP, each with ports of its own: a datagram is none of theirs.
+    Tcp,
+    /// UDP, each with ports of its own.
+    Udp,
+    /// UDP, each with some of the ports and peers of those before.
+    Overlapping,
+}
+
+impl Rules {
+    /// The services and peers of a rule.
+    fn about(self, rule: usize, port: usize) -> String {
+        let (net, part) = (16 + rule % 16, rule / 16 % 256);
+        let (lane, ports, peers) = match self {
+            Rules::Tcp => ("tcp", port.to_string(), format!("172.{net}.{part}.0/24")),
+            Rules::Udp => ("udp", port.to_string(), format!("172.{net}.{part}.0/24")),
+            Rules::Overlapping if rule.is_multiple_of(3) => {
+                ("udp", port.to_string(), "172.16.0.0/12".to_owned())
+            }
+            Rules::Overlapping => ("udp", format!("{}-{port}", port - 40), format!("172.{net}.0.0/16")),
+        };
+        format!("services=['{lane}/{ports}']\npeer={{addresses=['{peers}']}}\n")
+    }
+}
+
 /// VMs with rules of their own; one of them may have changed. VM 0 may send everything, and VM 1 answers at port 2000, which is its last rule.
-pub(crate) fn policy(vms: usize, rules: usize, changed: bool) -> Policy {
+pub(crate) fn policy(vms: usize, rules: usize, of: Rules, changed: bool) -> Policy {
     let mut text = String::new();
     for vm in 0..vms {
         let (high, low) = (vm / 250, vm % 250 + 1);
@@ -27,9 +54,8 @@ pub(crate) fn policy(vms: usize, rules: usize, changed: bool) -> Policy {
             let action = if rule % 5 == 4 { "deny" } else { "allow" };
             let _ = write!(
                 text,
-                "[[policy.p{vm}.rule]]\ndirection='in'\naction='{action}'\nservices=['tcp/{port}']\npeer={{addresses=['172.{}.{}.0/24']}}\n",
-                16 + rule % 16,
-                rule / 16 % 256
+                "[[policy.p{vm}.rule]]\ndirection='in'\naction='{action}'\n{}",
+                of.about(rule, port)
             );
         }
         let _ =

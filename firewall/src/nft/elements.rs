@@ -1,21 +1,10 @@
 //! Keys: what is looked up of a packet, and how a block of addresses and numbers stands in a set.
 
 use super::model::{Expr, Statement, Types};
-use crate::ir::Block;
+use crate::ir::{Block, Kind};
 use lynceus_policy::{Direction, Family, IpRange, Lane};
 
-/// Packets that are looked up alike: one family, one lane or all of them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Kind {
-    pub(super) family: Family,
-    pub(super) lane: Option<Lane>,
-}
-
 impl Kind {
-    pub(super) fn of(block: &Block) -> Kind {
-        Kind { family: block.family(), lane: block.lane() }
-    }
-
     /// `v4`, `v6-tcp`, …: part of a set's name.
     pub(super) fn name(self) -> String {
         let family = match self.family {

@@ -2,14 +2,14 @@
 //!
 //! `return` lets a packet pass: the base chain goes on with the other end's rules. Tiers are chains that go to the next one.
 
-use super::elements::{Kind, element};
+use super::elements::element;
 use super::model::{
     Counter, CounterRef, Element, Expr, Limit, LimitRef, Log, Lookup, NamedLimit, Object, Rule, Set,
     Statement,
 };
 use super::table::Path;
 use super::{LOG_GROUP, TABLE, ask};
-use crate::ir::{Act, Block, Group, Member, Program, VmRules};
+use crate::ir::{Act, Group, Kind, Member, Program, VmRules};
 use lynceus_policy::{Direction, Rate, Timestamp, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,14 +139,13 @@ impl Writer<'_> {
         for (index, tier) in program.tiers.iter().enumerate() {
             let next = name(index + 1);
             let mut rules = Vec::new();
+            let mut named = BTreeSet::new();
             for (number, group) in tier.groups.iter().enumerate() {
                 // By its first rule, so that a rule before it changes nothing here; by its number where that rule is there twice.
                 let first = group.members.first().map_or("", |member| member.rule.as_str());
-                let is_again =
-                    |group: &Group| group.members.first().is_some_and(|member| member.rule == first);
-                let set = match tier.groups.iter().take(number).any(is_again) {
-                    true => format!("{}.{number}.{first}", name(index)),
-                    false => format!("{}/{first}", name(index)),
+                let set = match named.insert((first, group.kind)) {
+                    false => format!("{}.{number}.{first}", name(index)),
+                    true => format!("{}/{first}", name(index)),
                 };
                 self.group(program.direction, group, &set, &next, &mut rules);
             }
@@ -191,39 +190,29 @@ impl Writer<'_> {
             }
             self.made.counters.insert(name);
         }
-        let conditions = conditions(group);
-        if group.is_everything {
+        let mut steps = conditions(group);
+        let Some(kind) = group.kind else {
             let Some(member) = group.members.first() else { return };
-            return self.single(direction, group, member, conditions, next, rules);
+            return self.single(direction, group, member, steps, next, rules);
+        };
+        steps.extend(kind.is_lane());
+        let name = format!("{set}.{}", kind.name());
+        if let (true, Some(member)) = (group.rate.is_some() || group.log, group.members.first()) {
+            let elements = member.blocks.iter().map(|block| Element::Key(element(block)));
+            let name = self.add_set(kind, &name, None, elements);
+            steps.push(Statement::is(kind.key(direction), Expr::text(format!("@{name}"))));
+            return self.single(direction, group, member, steps, next, rules);
         }
-        let mut kinds: BTreeMap<Kind, Vec<(Block, &Member)>> = BTreeMap::new();
-        for member in &group.members {
-            for block in &member.blocks {
-                kinds.entry(Kind::of(block)).or_default().push((*block, member));
-            }
-        }
-        let is_single = group.rate.is_some() || group.log;
-        for (kind, blocks) in kinds {
-            let name = format!("{set}.{}", kind.name());
-            let mut steps = conditions.clone();
-            steps.extend(kind.is_lane());
-            if let (true, Some(member)) = (is_single, group.members.first()) {
-                let elements = blocks.iter().map(|(block, _)| Element::Key(element(block)));
-                let name = self.add_set(kind, &name, None, elements);
-                steps.push(Statement::is(kind.key(direction), Expr::text(format!("@{name}"))));
-                self.single(direction, group, member, steps, next, rules);
-                continue;
-            }
-            let element = |(block, member): &(Block, &Member)| {
-                Element::Counter(element(block), counter(self.vm, direction, &member.rule))
-            };
-            let elements: Vec<Element> = blocks.iter().map(element).collect();
-            let name = self.add_set(kind, &name, Some("counter"), elements.into_iter());
-            let map = Lookup { key: kind.key(direction), data: format!("@{name}") };
-            steps.push(Statement::Counter(CounterRef::Map { map }));
-            steps.extend(self.verdict(group.act, direction, next));
-            rules.push(steps);
-        }
+        let of_vm = self.vm;
+        let elements = group.members.iter().flat_map(|member| {
+            let counter = counter(of_vm, direction, &member.rule);
+            member.blocks.iter().map(move |block| Element::Counter(element(block), counter.clone()))
+        });
+        let name = self.add_set(kind, &name, Some("counter"), elements);
+        let map = Lookup { key: kind.key(direction), data: format!("@{name}") };
+        steps.push(Statement::Counter(CounterRef::Map { map }));
+        steps.extend(self.verdict(group.act, direction, next));
+        rules.push(steps);
     }
 
     /// A rule by itself: with a rate, or logged, or for every packet.

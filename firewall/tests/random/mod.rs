@@ -111,10 +111,78 @@ fn one_policy(name: &'static str, menu: Menu) -> impl Strategy<Value = String> {
     )
 }
 
-/// Up to three policies for the three VMs.
+/// Up to three policies for the three VMs, some of them with a long list in which rules overlap.
 pub(crate) fn policies(menu: Menu) -> impl Strategy<Value = String> {
+    prop_oneof![2 => short(menu), 1 => crowded(menu)]
+}
+
+fn short(menu: Menu) -> impl Strategy<Value = String> {
     (one_policy("one", menu), one_policy("two", menu), one_policy("three", menu))
         .prop_map(|(one, two, three)| format!("{one}{two}{three}"))
+}
+
+/// Addresses at which the peers of a crowded list begin and end: around those of [`INVENTORY`], and of the whole.
+const EDGES: [&[&str]; 2] = [
+    &[
+        "0.0.0.0",
+        "10.0.1.2",
+        "10.0.1.3",
+        "10.0.2.2",
+        "10.0.2.200",
+        "10.0.3.2",
+        "192.0.2.1",
+        "192.0.2.2",
+        "255.255.255.255",
+    ],
+    &[
+        "::",
+        "2001:db8::1",
+        "2001:db8::2",
+        "fd00:1::2",
+        "fd00:1::3",
+        "fd00:2::2",
+        "fd00:3::2",
+        "fd00:3::ffff",
+        "ffff::",
+    ],
+];
+
+/// A rule that overlaps many others in part, whatever they do.
+fn crowding(menu: Menu) -> impl Strategy<Value = String> {
+    let action = prop_oneof![8 => 0usize..3, 2 => Just(3), 1 => Just(4)];
+    let service = prop_oneof![
+        8 => (prop_oneof![Just("tcp"), Just("udp")], 998u16..1006, 0u16..4)
+            .prop_map(|(lane, first, more)| format!("services = ['{lane}/{first}-{}']", first + more)),
+        1 => (0..SERVICES.len()).prop_map(|service| SERVICES[service].to_owned()),
+    ];
+    let (times, extras) = if menu.with_conditions { (TIMES.len(), EXTRAS.len()) } else { (1, 4) };
+    let special = prop_oneof![12 => Just((0, 0)), 1 => (0..times, 0..extras)];
+    let peers = (any::<bool>(), 0..EDGES[0].len(), 0..EDGES[0].len());
+    (action, peers, service, special, proptest::bool::weighted(0.8)).prop_map(
+        |(action, (is_v6, one, other), service, (time, extra), is_in)| {
+            let edges = EDGES[usize::from(is_v6)];
+            let peers =
+                format!("peer = {{ addresses = ['{}-{}'] }}", edges[one.min(other)], edges[one.max(other)]);
+            let direction = if is_in { "in" } else { "out" };
+            let action = ACTIONS[action];
+            format!(
+                "direction = '{direction}'\naction = '{action}'\n{peers}\n{service}\n{}\n{}\n",
+                TIMES[time], EXTRAS[extra]
+            )
+        },
+    )
+}
+
+/// A long list in which rules that do different things overlap, between a short one before and one behind it.
+fn crowded(menu: Menu) -> impl Strategy<Value = String> {
+    let rules = proptest::collection::vec(crowding(menu), 20..70);
+    (one_policy("one", menu), rules, one_policy("three", menu)).prop_map(|(one, rules, three)| {
+        let mut text = format!("{one}{three}[policy.two]\ntier = 'team'\nselect = 'all()'\n");
+        for rule in rules {
+            let _ = write!(text, "[[policy.two.rule]]\n{rule}");
+        }
+        text
+    })
 }
 
 pub(crate) fn resolve(text: &str) -> Policy {

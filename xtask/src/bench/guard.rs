@@ -62,5 +62,6 @@ state on the disk that the target folder is on. *Apply of one*: one rule of one 
 kernel's transaction, and the new state, synced; by a process that has read the old state already, as the appliance has. `lynceus policy apply` reads the policy's
 files and the old state before that: *read and resolve*, *read the old state*. *Round trip*: a datagram from one VM to another through the host, and its
 answer, the medians of five rounds: 20,000 of one connection, 2,000 of connections that are new, which rules judge in both
-VMs, the one that lets it in last of all.
+VMs, the one that lets it in last of all. Every fifth rule denies; rules are about TCP, and passed over, unless it says that they are about UDP, and looked up. Those that overlap
+have 41 ports and 65,536 peers each, or one port and a million peers, and share some with dozens of rules before them.
 ";
