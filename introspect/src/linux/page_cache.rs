@@ -162,7 +162,7 @@ impl View<'_> {
             let mut found = Partial::default();
             if !mapping.is_null() {
                 let entries = self.xarray_runs("pages of a file", mapping.field(layout.pages.offset));
-                found.items = runs(&found.absorb(entries), map, layout.page_bytes.into());
+                found.items = runs(found.absorb(entries), map, layout.page_bytes.into());
             }
             Ok(found)
         };
@@ -219,13 +219,17 @@ impl View<'_> {
         map: Gva,
         found: &mut Partial<CachedFile>,
     ) -> Result<Option<CachedFile>, GapReason> {
+        // Most inodes are no files, and of those nothing else is read.
+        if FileKind::of_mode(self.integer(inode, layout.mode)?) != FileKind::Regular {
+            return Ok(None);
+        }
         let record = self.record(inode, layout.inode)?;
         let mapping = record.pointer(layout.mapping)?;
-        if FileKind::of_mode(record.integer(layout.mode)?) != FileKind::Regular || mapping.is_null() {
+        if mapping.is_null() {
             return Ok(None);
         }
         let entries = self.xarray_runs("pages of a file", mapping.field(layout.pages.offset));
-        let pages = runs(&found.absorb(entries), map, layout.page_bytes.into());
+        let pages = runs(found.absorb(entries), map, layout.page_bytes.into());
         if pages.is_empty() {
             return Ok(None);
         }
@@ -247,8 +251,8 @@ impl View<'_> {
 }
 
 /// Runs of neighbouring pages, in RAM as in the file.
-fn runs(entries: &[(u64, Gva, u64)], map: Gva, page_bytes: u64) -> Vec<(u64, Gpa, u64)> {
-    let mut sorted = entries.to_vec();
+fn runs(entries: Vec<(u64, Gva, u64)>, map: Gva, page_bytes: u64) -> Vec<(u64, Gpa, u64)> {
+    let mut sorted = entries;
     sorted.sort_by_key(|(index, ..)| *index);
     let mut runs: Vec<(u64, Gpa, u64)> = Vec::new();
     let mut head: Option<(Gva, u64)> = None;
@@ -299,7 +303,7 @@ mod tests {
             (11, Gva(5), 1),
         ];
         let at = |frame: u64| Gpa(frame * PAGE_BYTES);
-        assert_eq!(runs(&entries, map, 64), [(0, at(100), 2), (4, at(200), 4), (8, at(300), 3)]);
+        assert_eq!(runs(entries.to_vec(), map, 64), [(0, at(100), 2), (4, at(200), 4), (8, at(300), 3)]);
     }
 
     #[test]

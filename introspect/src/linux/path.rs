@@ -7,21 +7,19 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod cache;
+mod text;
+
+pub(crate) use cache::PathCache;
+
 use super::record::{Record, Span};
 use super::{Resolved, View};
 use crate::{AccessError, GapReason, Gva};
 use lynceus_profiles::{Field, FieldKind, Profile, ProfileError};
-use std::cell::RefCell;
-use std::collections::HashMap;
+use text::{Brent, Text};
 
 /// Longest name of one directory entry (`NAME_MAX`).
 const MAX_NAME_BYTES: u32 = 255;
-/// Longest path returned; the kernel itself gives up at one page.
-const MAX_PATH_BYTES: usize = 16 << 10;
-/// Most directories and mounts on the way to a root.
-const MAX_STEPS: u64 = 8 << 10;
-/// Most text that one look's cache holds.
-const MAX_CACHE_BYTES: usize = 8 << 20;
 
 /// Where the walk from a dentry upwards ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,13 +73,6 @@ pub struct PathLayout {
     ns_by_inode: bool,
 }
 
-/// Paths already built in this look.
-#[derive(Default)]
-pub(crate) struct PathCache {
-    paths: RefCell<HashMap<PathAt, String>>,
-    bytes: std::cell::Cell<usize>,
-}
-
 impl PathLayout {
     pub(crate) fn resolve(profile: &Profile) -> Resolved<Self> {
         let dentry = |path| profile.field("dentry", path);
@@ -129,8 +120,8 @@ impl<'a> View<'a> {
     /// Like the kernel, it does not mark a path whose mount is detached: see [`View::path_below`] for that.
     pub fn path(&self, mount: Gva, dentry: Gva) -> Result<String, GapReason> {
         let at = PathAt { mount, dentry };
-        if let Some(known) = self.path_cache().paths.borrow().get(&at) {
-            return Ok(known.clone());
+        if let Some(known) = self.path_cache().path(at) {
+            return Ok(known);
         }
         let text = self.build_path(at)?;
         self.path_cache().keep(at, &text);
@@ -150,7 +141,11 @@ impl<'a> View<'a> {
     pub fn path_within_fs(&self, dentry: Gva) -> Result<String, GapReason> {
         let layout = self.path_layout()?;
         let (mut text, mut at, mut guard) = (Text::default(), dentry, Brent::default());
-        loop {
+        let mut folder = None;
+        let path = loop {
+            if let Some(known) = self.path_cache().folder(at).filter(|_| !text.is_empty()) {
+                break text.behind(known)?;
+            }
             let entry = self.record(at, layout.dentry)?;
             let parent = entry.pointer(layout.parent)?;
             let name = dentry_name(self, layout, &entry);
@@ -158,15 +153,20 @@ impl<'a> View<'a> {
             let is_root = !text.is_empty() || !name.as_ref().is_ok_and(|name| name != b"/");
             if parent == at && is_root {
                 let suffix = if text.is_empty() { "/" } else { "" };
-                return Ok(text.finish(suffix));
+                break text.finish(suffix);
             }
             text.prepend(&name?)?;
             if parent == at {
-                return Ok(text.finish(""));
+                break text.finish("");
             }
+            folder = folder.or(Some((parent, text.len())));
             at = parent;
             guard.step((at.0, 0))?;
+        };
+        if let Some((folder, own_bytes)) = folder {
+            self.path_cache().keep_folder(folder, &path, own_bytes);
         }
+        Ok(path)
     }
 
     fn path_layout(&self) -> Result<&'a PathLayout, ProfileError> {
@@ -187,16 +187,6 @@ impl<'a> View<'a> {
         let unlinked = walk.entry.integer(layout.hash)? == 0 && !is_root;
         let reach = walk.up(None)?;
         Ok(walk.finish(reach, if unlinked { " (deleted)" } else { "" }))
-    }
-}
-
-impl PathCache {
-    fn keep(&self, at: PathAt, text: &str) {
-        let bytes = self.bytes.get().saturating_add(text.len()).saturating_add(64);
-        if bytes <= MAX_CACHE_BYTES {
-            self.bytes.set(bytes);
-            self.paths.borrow_mut().insert(at, text.to_owned());
-        }
     }
 }
 
@@ -357,52 +347,6 @@ fn dentry_name(view: &View<'_>, layout: &PathLayout, entry: &Record<'_, '_>) -> 
 /// The object that embeds `member` at `at`: `container_of`.
 fn container(at: Gva, member: Field) -> Result<Gva, GapReason> {
     at.checked_sub(u64::from(member.offset)).ok_or(GapReason::Inconsistent("a pointer near zero"))
-}
-
-/// A path under construction, kept backwards: the walk goes from leaf to root.
-#[derive(Default)]
-struct Text(Vec<u8>);
-
-impl Text {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-    fn prepend(&mut self, name: &[u8]) -> Result<(), GapReason> {
-        if self.0.len().saturating_add(name.len()) >= MAX_PATH_BYTES {
-            return Err(GapReason::Limit(MAX_PATH_BYTES as u64));
-        }
-        self.0.extend(name.iter().rev());
-        self.0.push(b'/');
-        Ok(())
-    }
-    fn finish(mut self, suffix: &str) -> String {
-        self.0.reverse();
-        self.0.extend(suffix.bytes());
-        String::from_utf8(self.0).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())
-    }
-}
-
-/// Brent's cycle detection: one remembered place, moved up at every power of two.
-#[derive(Default)]
-struct Brent {
-    steps: u64,
-    seen: (u64, u64),
-}
-
-impl Brent {
-    fn step(&mut self, place: (u64, u64)) -> Result<(), GapReason> {
-        if self.steps > 0 && place == self.seen {
-            return Err(GapReason::Cycle);
-        }
-        self.steps = self.steps.saturating_add(1);
-        if self.steps > MAX_STEPS {
-            return Err(GapReason::Limit(MAX_STEPS));
-        }
-        if self.steps.is_power_of_two() {
-            self.seen = place;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use super::walk::MAX_NODES;
+use super::walk::{MAX_NODES, Met};
 use super::{Resolved, View};
 use crate::{GapReason, Gva, Partial};
 use lynceus_profiles::{Field, FieldKind, Profile};
@@ -96,7 +96,7 @@ impl View<'_> {
         let mut found = Partial::default();
         let head = self.integer(array, layout.head);
         let Some(entry) = found.ok(what, array, head) else { return found };
-        let mut seen = HashSet::new();
+        let mut seen = Met::default();
         let mut open = vec![Slot { index: 0, entry, above: 64, span: 1 }];
         while let Some(Slot { index, entry, above, span }) = open.pop() {
             // Nodes may overlap: the number of entries is not bounded by that of the nodes.
@@ -119,42 +119,44 @@ impl View<'_> {
                 found.gap(what, node, GapReason::Cycle);
                 continue;
             }
-            let children = self.xa_children(layout, node, index, above);
-            open.extend(found.ok(what, node, children).into_iter().flatten());
+            let children = self.xa_children(layout, node, (index, above), &mut open);
+            found.ok(what, node, children);
         }
         found
     }
 
-    /// The slots of a node, last one first: what is pushed last is looked at first. A sibling belongs to the slot before it.
+    /// Adds the slots of a node, last one first: what is added last is looked at first. A sibling belongs to the slot before it.
     fn xa_children(
         &self,
         layout: &TreesLayout,
         node: Gva,
-        index: u64,
-        above: u64,
-    ) -> Result<Vec<Slot>, GapReason> {
+        (index, above): (u64, u64),
+        open: &mut Vec<Slot>,
+    ) -> Result<(), GapReason> {
         let shift = self.integer(node, layout.shift)?;
         if shift >= above {
             return Err(GapReason::Inconsistent("an xarray node is not below its parent"));
         }
-        let mut slots = vec![0; usize::try_from(layout.slot_count).unwrap_or(0).saturating_mul(8)];
-        self.space().read(node.field(layout.slots.offset), &mut slots)?;
+        let mut slots = [0; 8 * MAX_SLOTS as usize];
+        let len = usize::try_from(layout.slot_count).unwrap_or(0).saturating_mul(8);
+        let slots = slots.get_mut(..len).unwrap_or_default();
+        self.space().read(node.field(layout.slots.offset), slots)?;
         let width = 1u64.checked_shl(u32::try_from(shift).unwrap_or(63)).unwrap_or(0);
-        let mut children: Vec<Slot> = Vec::new();
+        let first = open.len();
         for (slot, entry) in (0u64..).zip(slots.as_chunks::<8>().0) {
             let entry = u64::from_le_bytes(*entry);
             let is_sibling = entry & 3 == INTERNAL && entry < SIBLINGS_END;
-            match children.last_mut() {
+            match open.get_mut(first..).and_then(<[Slot]>::last_mut) {
                 Some(before) if is_sibling => before.span = before.span.saturating_add(width),
                 _ if entry == 0 || is_sibling => {}
                 _ => {
                     let index = index.wrapping_add(slot.wrapping_mul(width));
-                    children.push(Slot { index, entry, above: shift, span: width });
+                    open.push(Slot { index, entry, above: shift, span: width });
                 }
             }
         }
-        children.reverse();
-        Ok(children)
+        open.get_mut(first..).unwrap_or_default().reverse();
+        Ok(())
     }
 }
 

@@ -156,3 +156,27 @@ fn null_and_wild_pointers_are_errors() {
     assert!(bench.look(|view| view.path(gva(0x2020), Gva(0))).is_err());
     assert!(bench.look(|view| view.path(Gva(u64::MAX), gva(0x1300))).is_err());
 }
+
+/// Paths within a file system are what they are alone, whatever was asked for before in the same look.
+#[test]
+fn files_of_a_folder_share_its_path() {
+    let mut bench = two_mounts();
+    dentry(&mut bench, 0x1400, 0x1400, "/");
+    dentry(&mut bench, 0x1500, 0x1400, "usr");
+    dentry(&mut bench, 0x1600, 0x1500, "bin");
+    dentry(&mut bench, 0x1700, 0x1600, "ls");
+    // A byte that is told as three: what is left of the path without the name's own two is no folder's.
+    dentry(&mut bench, 0x1800, 0x1600, "bc");
+    bench.bytes(0x1800 + 32 + 1, b"\xff");
+    let all = [0x1700, 0x1600, 0x1800, 0x1500, 0x1400, 0x1300];
+    let ask = |view: &crate::linux::View<'_>, at: u64| view.path_within_fs(gva(at)).expect("a path");
+    let alone = all.map(|at| bench.look(|view| ask(view, at)));
+    assert_eq!(alone, ["/usr/bin/ls", "/usr/bin", "/usr/bin/b\u{fffd}", "/usr", "/", "/file"]);
+    for turn in 0..all.len() {
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        order.rotate_left(turn);
+        let told: Vec<String> = bench.look(|view| order.iter().map(|n| ask(view, all[*n])).collect());
+        let expected: Vec<&String> = order.iter().map(|n| &alone[*n]).collect();
+        assert_eq!(told.iter().collect::<Vec<_>>(), expected);
+    }
+}
