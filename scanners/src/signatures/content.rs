@@ -6,6 +6,7 @@
 
 use super::fingerprint::{Digester, Fingerprint, PageDigest};
 use super::layout::{Layout, Part};
+use super::sketch::Scratch;
 use super::windows::Window;
 use boreal::memory::{FragmentedMemory, MemoryParams, Region as Fetched, RegionDescription};
 use lynceus_introspect::{AccessError, Gpa, GuestMemory, Gva, Partial};
@@ -36,6 +37,7 @@ pub(super) struct Content {
     is_file: bool,
     /// Digests of its pages, one after the other, where there is a digester.
     digests: Vec<PageDigest>,
+    scratch: Scratch,
 }
 
 impl Content {
@@ -142,11 +144,9 @@ impl Content {
         }
     }
 
-    /// The memory that it works in. What was copied is gone then.
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        self.runs.clear();
-        (self.used, self.present) = (0, 0);
-        &mut self.bytes
+    /// Memory to work in for whoever does without a copy.
+    pub(super) fn scratch(&mut self) -> &mut Scratch {
+        &mut self.scratch
     }
 
     /// Digests of its pages, one after the other.

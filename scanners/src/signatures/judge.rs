@@ -86,7 +86,7 @@ impl Bench<'_> {
     /// A region of which everything is known and nothing is to be told but its hash: it is not copied.
     fn known_again(&self, job: &mut Job, content: &mut Content) -> Option<Done> {
         let cache = self.cache?;
-        let sketch = self.seen.sketch(self.memory, &job.layout, cache.digester(), content.buffer())?;
+        let sketch = self.seen.sketch(self.memory, &job.layout, cache.digester(), content.scratch())?;
         let key = self.circumstances(sketch.fingerprint, job);
         let present = sketch.present_bytes;
         let hash_is_missing = |known: &Known| {

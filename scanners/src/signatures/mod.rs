@@ -20,6 +20,7 @@ mod engine;
 mod finder;
 mod fingerprint;
 mod hashes;
+mod frames;
 mod judge;
 mod keeper;
 mod layout;

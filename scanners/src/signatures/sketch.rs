@@ -7,53 +7,17 @@
 //! *Never*: tells a match: where there is something to tell, the region is copied.
 
 use super::fingerprint::{Digester, Fingerprint, PageDigest};
+use super::frames::Frames;
 use super::layout::Layout;
 use lynceus_introspect::{Gpa, GuestMemory};
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE_BYTES: u64 = 4096;
-/// Neighbouring frames that are read together.
-const STEP_FRAMES: usize = 32;
-/// Frames that are remembered in a scan: some 16 MB.
-const MAX_FRAMES: usize = 1 << 18;
+/// Neighbouring frames that are read together: what was read is digested while it is in the first-level cache.
+const STEP_FRAMES: usize = 4;
 /// Bytes that may be digested in vain before it is left to those who copy anyway.
 const PATIENCE_BYTES: u64 = 4 << 20;
-
-type Frames = HashMap<u64, PageDigest, Scatter>;
-
-/// Scatters numbers of frames by a secret: a guest that chose its frames to collide would slow the look at it down.
-#[derive(Clone, Copy, Debug)]
-struct Scatter(u64);
-
-impl Default for Scatter {
-    fn default() -> Scatter {
-        Scatter(RandomState::new().hash_one(0u8))
-    }
-}
-
-impl BuildHasher for Scatter {
-    type Hasher = Scatter;
-    fn build_hasher(&self) -> Scatter {
-        *self
-    }
-}
-
-impl Hasher for Scatter {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-    fn write_u64(&mut self, number: u64) {
-        // An odd constant without a pattern: the golden ratio's.
-        let product = u128::from(self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        self.0 = (product >> 64) as u64 ^ product as u64;
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 /// The frames that a scan has read.
 #[derive(Default, Debug)]
@@ -75,11 +39,18 @@ pub(super) struct Sketch {
     read_bytes: u64,
 }
 
-/// What frames are read with.
-struct Reading<'r> {
-    memory: &'r dyn GuestMemory,
-    digester: &'r Digester,
-    buffer: &'r mut [u8],
+/// Memory to work in, used again for the next region.
+#[derive(Default, Debug)]
+pub(super) struct Scratch {
+    pages: Vec<Page>,
+    /// What is known of each page.
+    digests: Vec<Option<PageDigest>>,
+    /// Numbers of those of which nothing is.
+    missing: Vec<usize>,
+    /// Digests of frames that were read.
+    fresh: Vec<(u64, PageDigest)>,
+    buffer: Vec<u8>,
+    all: Vec<PageDigest>,
 }
 
 /// Pages of a region in the order in which they are digested.
@@ -99,7 +70,7 @@ impl Seen {
 
     /// With room for so many frames.
     pub(super) fn expecting(self, frames: usize) -> Seen {
-        self.frames().reserve(frames.min(MAX_FRAMES));
+        self.frames().reserve(frames);
         self
     }
 
@@ -114,25 +85,24 @@ impl Seen {
         memory: &dyn GuestMemory,
         layout: &Layout,
         digester: &Digester,
-        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Option<Sketch> {
-        if layout.is_unshared {
+        pages(layout, &mut scratch.pages)?;
+        self.ask(scratch, layout.is_unshared, digester);
+        if !scratch.missing.is_empty() && !self.may_read() {
             return None;
         }
-        let pages = pages(layout)?;
-        let mut digests = self.known(&pages, digester);
-        let missing: Vec<usize> =
-            digests.iter().enumerate().filter(|(_, known)| known.is_none()).map(|(index, _)| index).collect();
-        if !missing.is_empty() && !self.may_read() {
-            return None;
+        scratch.read(memory, digester)?;
+        if !layout.is_unshared && !scratch.fresh.is_empty() {
+            let mut frames = self.frames();
+            scratch.fresh.iter().for_each(|(frame, digest)| frames.put(*frame, *digest));
         }
-        buffer.resize(buffer.len().max(STEP_FRAMES << 12), 0);
-        self.read(&mut Reading { memory, digester, buffer }, &pages, &missing, &mut digests)?;
-        let mut digest = digester.begin(Vec::with_capacity(digests.len()));
-        digests.into_iter().try_for_each(|page| page.map(|page| digest.push(page)))?;
-        let (fingerprint, _) = digest.end(layout, runs(layout).into_iter());
+        let mut digest = digester.begin(std::mem::take(&mut scratch.all));
+        scratch.digests.iter().try_for_each(|page| page.map(|page| digest.push(page)))?;
+        let fingerprint;
+        (fingerprint, scratch.all) = digest.end(layout, runs(layout).into_iter());
         let present_bytes = layout.present_bytes();
-        let read_bytes = PAGE_BYTES.saturating_mul(missing.len() as u64);
+        let read_bytes = PAGE_BYTES.saturating_mul(scratch.missing.len() as u64);
         Some(Sketch { fingerprint, present_bytes, read_bytes })
     }
 
@@ -141,11 +111,14 @@ impl Seen {
         if layout.is_unshared {
             return;
         }
-        let Some(pages) = pages(layout).filter(|pages| pages.len() == digests.len()) else { return };
+        let mut found = Vec::new();
+        if pages(layout, &mut found).is_none() || found.len() != digests.len() {
+            return;
+        }
         let mut frames = self.frames();
-        for (page, digest) in pages.iter().zip(digests) {
-            if let (Page::Frame(frame), true) = (page, frames.len() < MAX_FRAMES) {
-                frames.insert(*frame, *digest);
+        for (page, digest) in found.iter().zip(digests) {
+            if let Page::Frame(frame) = page {
+                frames.put(*frame, *digest);
             }
         }
     }
@@ -161,26 +134,34 @@ impl Seen {
         self.is_rescan && self.lost_bytes.load(Ordering::Relaxed) <= gained
     }
 
-    fn known(&self, pages: &[Page], digester: &Digester) -> Vec<Option<PageDigest>> {
+    /// Looks up what is known of pages.
+    fn ask(&self, scratch: &mut Scratch, is_unshared: bool, digester: &Digester) {
+        let Scratch { pages, digests, missing, .. } = scratch;
         let frames = self.frames();
         let known = |page: &Page| match page {
-            Page::Frame(frame) => frames.get(frame).copied(),
-            Page::End(..) => None,
+            Page::Frame(frame) if !is_unshared => frames.get(*frame),
+            Page::Frame(_) | Page::End(..) => None,
             Page::Zeros => Some(digester.zeros()),
         };
-        pages.iter().map(known).collect()
+        digests.clear();
+        digests.extend(pages.iter().map(known));
+        missing.clear();
+        missing
+            .extend(digests.iter().enumerate().filter(|(_, known)| known.is_none()).map(|(index, _)| index));
     }
 
+    fn frames(&self) -> MutexGuard<'_, Frames> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Scratch {
     /// Reads and digests what is missing; none where something of it cannot be read.
-    fn read(
-        &self,
-        with: &mut Reading<'_>,
-        pages: &[Page],
-        missing: &[usize],
-        digests: &mut [Option<PageDigest>],
-    ) -> Option<()> {
-        let mut fresh = Vec::with_capacity(missing.len());
-        let mut left = missing;
+    fn read(&mut self, memory: &dyn GuestMemory, digester: &Digester) -> Option<()> {
+        let Scratch { pages, digests, missing, fresh, buffer, .. } = self;
+        buffer.resize(STEP_FRAMES << 12, 0);
+        fresh.clear();
+        let mut left = missing.as_slice();
         while let Some((first, _)) = left.split_first() {
             let (at, len, count) = match *pages.get(*first)? {
                 Page::End(at, len) => (at, len, 1),
@@ -190,28 +171,21 @@ impl Seen {
                 }
                 Page::Zeros => return None,
             };
-            let (bytes, behind) = with.buffer.split_at_mut_checked(len)?;
-            with.memory.read_once(at, bytes).ok()?;
+            let (bytes, behind) = buffer.split_at_mut_checked(len)?;
+            memory.read_once(at, bytes).ok()?;
             // The rest of a last page counts as zeros, as it does where it is copied.
             behind.get_mut(..len.next_multiple_of(1 << 12).checked_sub(len)?)?.fill(0);
             let (these, rest) = left.split_at_checked(count)?;
             left = rest;
-            for (index, page) in these.iter().zip(with.buffer.chunks_exact(1 << 12)) {
-                let digest = with.digester.page(page);
+            for (index, page) in these.iter().zip(buffer.chunks_exact(1 << 12)) {
+                let digest = digester.page(page);
                 *digests.get_mut(*index)? = Some(digest);
                 if let Page::Frame(frame) = pages.get(*index)? {
                     fresh.push((*frame, digest));
                 }
             }
         }
-        let mut frames = self.frames();
-        let room = MAX_FRAMES.saturating_sub(frames.len());
-        frames.extend(fresh.into_iter().take(room));
         Some(())
-    }
-
-    fn frames(&self) -> MutexGuard<'_, Frames> {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,8 +196,8 @@ fn neighbours(pages: &[Page], missing: &[usize], frame: u64) -> usize {
 }
 
 /// The pages of a region as they are copied; none where they do not lie on the borders of frames.
-fn pages(layout: &Layout) -> Option<Vec<Page>> {
-    let mut pages = Vec::new();
+fn pages(layout: &Layout, pages: &mut Vec<Page>) -> Option<()> {
+    pages.clear();
     let mut at = 0u64;
     for part in &layout.parts {
         // After a page that is not whole all others are shifted.
@@ -252,7 +226,7 @@ fn pages(layout: &Layout) -> Option<Vec<Page>> {
         }
         pages.extend((0..hole.div_ceil(PAGE_BYTES)).map(|_| Page::Zeros));
     }
-    Some(pages)
+    Some(())
 }
 
 /// Where a region's runs of bytes lie, as they are when it is copied.

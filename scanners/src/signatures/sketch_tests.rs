@@ -7,7 +7,7 @@ use super::fingerprint::Digester;
 use super::judge::Bench;
 use super::layout::{Layout, Part};
 use super::rescan_tests::{PIECES, RULES};
-use super::sketch::Seen;
+use super::sketch::{Scratch, Seen};
 use super::tests::Flat;
 use super::walk::Job;
 use super::{HashList, Rules};
@@ -95,7 +95,7 @@ fn a_sketch_is_the_fingerprint_of_what_would_be_copied() {
         let mut ram = vec![0; FRAMES * PAGE];
         write(&mut ram, &writes);
         let (memory, seen) = (Flat::new(&ram), Seen::new(true));
-        let mut buffer = vec![0xff; 10];
+        let mut scratch = Scratch::default();
         for layout in &layouts {
             let mut content = Content::default();
             let mut gaps = Partial::<()>::default();
@@ -103,7 +103,7 @@ fn a_sketch_is_the_fingerprint_of_what_would_be_copied() {
             if remember {
                 seen.remember(layout, content.page_digests());
             }
-            let sketch = seen.sketch(&memory, layout, &digester, &mut buffer).expect("whole pages");
+            let sketch = seen.sketch(&memory, layout, &digester, &mut scratch).expect("whole pages");
             prop_assert_eq!(sketch.fingerprint, copied);
             prop_assert_eq!(sketch.present_bytes, content.present_bytes());
         }
@@ -118,7 +118,8 @@ fn there_is_no_sketch_of_what_is_not_in_pages_or_not_there() {
     let part = |offset, gpa, len| Part { offset, gpa: Gpa(gpa), len };
     let page = PAGE as u64;
     let of = |parts: Vec<Part>| Layout { end: 4 * page, own_bytes: 4 * page, parts, ..Layout::default() };
-    let sketch = |layout: &Layout| Seen::new(true).sketch(&memory, layout, &digester, &mut Vec::new());
+    let sketch =
+        |layout: &Layout| Seen::new(true).sketch(&memory, layout, &digester, &mut Scratch::default());
     assert!(sketch(&of(vec![part(0, 0, page)])).is_some());
     let strange = [
         vec![part(0, 16, page)],
@@ -131,10 +132,8 @@ fn there_is_no_sketch_of_what_is_not_in_pages_or_not_there() {
     for parts in strange {
         assert!(sketch(&of(parts.clone())).is_none(), "{parts:?}");
     }
-    let unshared = Layout { is_unshared: true, ..of(vec![part(0, 0, page)]) };
-    assert!(sketch(&unshared).is_none());
     let first = Seen::new(false);
-    assert!(first.sketch(&memory, &of(vec![part(0, 0, page)]), &digester, &mut Vec::new()).is_none());
+    assert!(first.sketch(&memory, &of(vec![part(0, 0, page)]), &digester, &mut Scratch::default()).is_none());
 }
 
 #[test]
@@ -176,4 +175,22 @@ fn what_is_known_again_is_what_a_full_scan_finds() {
     });
     result.expect("equal findings");
     assert!(reused_in_all.get() > 100, "{}", reused_in_all.get());
+}
+
+/// A piece of all RAM is known again without a copy, and none of its frames takes room that others could use.
+#[test]
+fn what_nobody_shares_is_sketched_and_not_remembered() {
+    let (digester, memory) = (Digester::new().expect("random numbers"), Flat::new(&[1; 3 * PAGE]));
+    let bytes = (3 * PAGE) as u64;
+    let parts = vec![Part { offset: 0, gpa: Gpa(0), len: bytes }];
+    let layout = Layout { end: bytes, own_bytes: bytes, is_unshared: true, parts, ..Layout::default() };
+    let mut gaps = Partial::<()>::default();
+    let copied = Content::default().fill(&memory, &layout, Some(&digester), &mut gaps);
+    let seen = Seen::new(true);
+    for _ in 0..2 {
+        let sketch = seen.sketch(&memory, &layout, &digester, &mut Scratch::default()).expect("whole pages");
+        assert_eq!((Some(sketch.fingerprint), seen.len()), (copied, 0));
+    }
+    let first = Seen::new(false).sketch(&memory, &layout, &digester, &mut Scratch::default());
+    assert!(first.is_none(), "in a first scan it would only cost");
 }
