@@ -9,7 +9,7 @@
 //! takes learns that some guest on this host has, or had, that page-cache file: see ARCHITECTURE.md.
 
 use super::engine::Hit;
-use super::fingerprint::{Digester, Fingerprint};
+use super::fingerprint::{Digester, Fingerprint, WindowKey};
 use super::windows::Near;
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What an entry costs beside its hits: key and value in the table, at its emptiest.
 const ENTRY_BYTES: usize = 80;
+const WINDOW_BYTES: usize = 96;
+/// What a list of matches costs beside them.
+const LIST_BYTES: usize = 48;
 const HIT_BYTES: usize = 96;
 /// Turns after which what nobody asked for makes room.
 const MAX_AGE: u32 = 2;
@@ -30,6 +33,9 @@ pub(super) struct Known {
     /// Its SHA-256, where somebody asked for it.
     pub(super) sha256: Option<[u8; 32]>,
 }
+
+/// Matches in a window; none where there are none, as in most.
+pub(super) type Places = Option<Arc<Vec<Near>>>;
 
 /// Verdicts of earlier scans, shared by all guests that are scanned in this process. In it are digests, no content.
 #[derive(Debug)]
@@ -44,7 +50,7 @@ pub struct ScanCache {
 #[derive(Default, Debug)]
 struct Tables {
     regions: HashMap<Fingerprint, Entry<Known>>,
-    windows: HashMap<Fingerprint, Entry<Arc<[Near]>>>,
+    windows: HashMap<WindowKey, Entry<Places>>,
     bytes: usize,
     turn: u32,
 }
@@ -120,7 +126,7 @@ impl ScanCache {
     }
 
     /// The matches in windows, where they are known.
-    pub(super) fn windows(&self, keys: &[Fingerprint]) -> Vec<Option<Arc<[Near]>>> {
+    pub(super) fn windows(&self, keys: &[WindowKey]) -> Vec<Option<Places>> {
         let mut tables = self.tables();
         let turn = tables.turn;
         let known = |key| {
@@ -131,7 +137,7 @@ impl ScanCache {
         keys.iter().map(known).collect()
     }
 
-    pub(super) fn put_windows(&self, windows: Vec<(Fingerprint, Arc<[Near]>)>) {
+    pub(super) fn put_windows(&self, windows: Vec<(WindowKey, Places)>) {
         let mut tables = self.tables();
         let turn = tables.turn;
         for (key, value) in windows {
@@ -162,9 +168,9 @@ impl Tables {
     }
 }
 
-fn window_cost(places: &[Near]) -> usize {
-    // Without matches nothing is kept beside the entry but a count of its users.
-    ENTRY_BYTES.saturating_add(size_of_val(places)).saturating_add(16)
+fn window_cost(places: &Places) -> usize {
+    let list = places.as_ref().map_or(0, |list| LIST_BYTES.saturating_add(size_of_val(list.as_slice())));
+    WINDOW_BYTES.saturating_add(list)
 }
 
 fn cost(known: &Known) -> usize {

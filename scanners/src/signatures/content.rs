@@ -4,7 +4,7 @@
 //! while they are in the processor's cache.
 //! *Never*: reads a page twice: what is digested is what is scanned, whatever the guest does meanwhile.
 
-use super::fingerprint::{Digester, Fingerprint, PageDigest};
+use super::fingerprint::{Digester, Fingerprint, PageDigest, Surroundings, WindowKey};
 use super::layout::{Layout, Part};
 use super::sketch::Scratch;
 use super::windows::Window;
@@ -191,7 +191,7 @@ impl Content {
         const PAGE: usize = PAGE_BYTES as usize;
         let mut windows = Vec::new();
         for (run, offsets) in self.runs.iter().zip(self.run_offsets()) {
-            if run.place.start % PAGE != 0 || self.digests.is_empty() || self.is_file {
+            if run.place.start % PAGE != 0 || self.digests.is_empty() {
                 return None;
             }
             let (first, count) = (run.place.start / PAGE, run.place.len().div_ceil(PAGE));
@@ -212,16 +212,19 @@ impl Content {
         digester: &Digester,
         window: &Window,
         around: u64,
-        rules: &[u8],
-    ) -> Fingerprint {
+        rules: &[u8; blake3::OUT_LEN],
+    ) -> Option<WindowKey> {
         let Range { start, end } = window.span;
         let is_last = end >= window.run.end;
         let behind = if is_last { 0 } else { 1 };
         let pages = window.pages.start..window.pages.end.saturating_add(behind);
-        let before = self.bytes(start.saturating_sub(around).max(window.run.start), start);
-        let len = end.saturating_sub(start).to_le_bytes();
-        let behind = window.run.end.saturating_sub(end).min(PAGE_BYTES).to_le_bytes();
-        digester.window(self.digests.get(pages).unwrap_or_default(), &[rules, before, &len, &behind])
+        digester.window(Surroundings {
+            pages: self.digests.get(pages)?,
+            before: self.bytes(start.saturating_sub(around).max(window.run.start), start),
+            len_bytes: end.saturating_sub(start),
+            behind_bytes: window.run.end.saturating_sub(end).min(PAGE_BYTES),
+            rules,
+        })
     }
 
     pub(super) fn fragments(&self) -> Fragments<'_> {

@@ -5,8 +5,8 @@
 
 use super::cache::ScanCache;
 use super::content::Content;
-use super::finder::Finder;
-use super::{rules, windows};
+use super::parts::ByParts;
+use super::rules;
 use boreal::Scanner;
 use boreal::scanner::{EvaluatedRule, FragmentedScanMode, ScanError, ScanParams};
 use std::collections::HashMap;
@@ -94,9 +94,9 @@ pub(super) trait ScanEngine: Send + Sync + std::fmt::Debug {
         cache: Option<&ScanCache>,
     ) -> Verdict;
 
-    /// Finds its strings alone.
+    /// What it judges regions by parts with.
     #[cfg(test)]
-    fn finder(&self) -> Option<&Finder>;
+    fn parts(&self) -> Option<&ByParts>;
 }
 
 /// boreal.
@@ -106,11 +106,11 @@ pub(super) struct Boreal {
     rules: HashMap<(String, String), Arc<About>>,
     digest: [u8; blake3::OUT_LEN],
     /// Made where parts of regions are to be known again.
-    finder: Option<Finder>,
+    parts: Option<ByParts>,
 }
 
 impl Boreal {
-    pub(super) fn new(scanner: Scanner, digest: [u8; blake3::OUT_LEN], finder: Option<Finder>) -> Boreal {
+    pub(super) fn new(scanner: Scanner, digest: [u8; blake3::OUT_LEN], parts: Option<ByParts>) -> Boreal {
         let about = |rule: boreal::scanner::RuleDetails<'_>| {
             let about = About {
                 name: rule.name.to_owned(),
@@ -121,7 +121,7 @@ impl Boreal {
             ((about.namespace.clone(), about.name.clone()), Arc::new(about))
         };
         let rules = scanner.rules().map(about).collect();
-        Boreal { scanner, rules, digest, finder }
+        Boreal { scanner, rules, digest, parts }
     }
 
     pub(super) fn about(&self) -> &HashMap<(String, String), Arc<About>> {
@@ -162,8 +162,8 @@ pub(super) fn hit<'s>(
 
 impl ScanEngine for Boreal {
     #[cfg(test)]
-    fn finder(&self) -> Option<&Finder> {
-        self.finder.as_ref()
+    fn parts(&self) -> Option<&ByParts> {
+        self.parts.as_ref()
     }
 
     fn scan(
@@ -174,30 +174,26 @@ impl ScanEngine for Boreal {
         budget: Duration,
         cache: Option<&ScanCache>,
     ) -> Verdict {
-        // Bytes of matches are taken from the region; regions begin at offset 0, so conditions on offsets hold in all of them.
-        let params = ScanParams::default()
-            .compute_full_matches(true)
-            .match_max_length(0)
-            .string_max_nb_matches(MAX_COUNTED)
-            .timeout_duration(Some(budget))
-            .fragmented_scan_mode(FragmentedScanMode::legacy())
-            .process_memory(!content.is_file());
-        let mut scanner = self.scanner.clone();
-        scanner.set_scan_params(params);
-        let result = if content.is_file() {
+        let parts = self.parts.as_ref().zip(cache);
+        let fragments =
+            parts.and_then(|(parts, cache)| parts.fragments(content, &self.digest, cache, budget));
+        let by_parts = self.parts.as_ref().zip(fragments.as_deref());
+        if by_parts.is_some_and(|(parts, fragments)| parts.are_quiet(fragments)) {
+            return Verdict::default();
+        }
+        let for_parts = by_parts.and_then(|(parts, _)| parts.scanner(content));
+        let mut scanner = for_parts.unwrap_or_else(|| self.scanner.clone());
+        scanner.set_scan_params(params(content, budget));
+        if content.is_file() {
             for (name, value) in externals.pairs() {
                 // No rule uses it: nothing to define.
                 let _ = scanner.define_symbol(name, value.to_owned());
             }
-            scanner.scan_mem(content.all())
-        } else {
-            let finder = self.finder.as_ref().zip(cache);
-            let fragments = finder
-                .and_then(|(finder, cache)| windows::fragments(content, finder, &self.digest, cache, budget));
-            match &fragments {
-                Some(fragments) => scanner.scan_fragmented(content.parts(fragments)),
-                None => scanner.scan_fragmented(content.fragments()),
-            }
+        }
+        let result = match &fragments {
+            Some(fragments) => scanner.scan_fragmented(content.parts(fragments)),
+            None if content.is_file() => scanner.scan_mem(content.all()),
+            None => scanner.scan_fragmented(content.fragments()),
         };
         let (result, cut) = match result {
             Ok(result) => (result, None),
@@ -206,4 +202,15 @@ impl ScanEngine for Boreal {
         };
         Verdict { hits: result.rules.iter().filter_map(|rule| self.hit(rule, own_bytes)).collect(), cut }
     }
+}
+
+/// Bytes of matches are taken from the region; regions begin at offset 0, so conditions on offsets hold in all of them.
+fn params(content: &Content, budget: Duration) -> ScanParams {
+    ScanParams::default()
+        .compute_full_matches(true)
+        .match_max_length(0)
+        .string_max_nb_matches(MAX_COUNTED)
+        .timeout_duration(Some(budget))
+        .fragmented_scan_mode(FragmentedScanMode::legacy())
+        .process_memory(!content.is_file())
 }

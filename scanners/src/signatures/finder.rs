@@ -1,18 +1,18 @@
 //! The strings of rules without their conditions: where each of them matches.
 //!
-//! *Does*: compiles beside the rules themselves one rule for each of them whose condition is `any of them`, and beside those again the
-//! strings whose matches may reach far. *Trusts*: nothing that it has not read back: strings that do not come out of the parser as
-//! they went in make it useless, and then it is not used.
+//! *Does*: compiles beside the rules themselves one rule that has the strings of all of them and whose condition is `any of them`, and
+//! beside that another with the strings whose matches may reach far. One, because each rule costs something whenever anything is searched.
+//! *Trusts*: nothing that it has not read back: strings that do not come out of the parser as they went in make it useless, and then
+//! it is not used.
 
+use super::conditions::rules;
 use super::content::{Content, Fragments};
 use super::engine::MAX_COUNTED;
 use super::reach::reach;
-use super::rules::compiler;
+use super::rules::{compiler, params};
 use boreal::Scanner;
 use boreal::scanner::{EvaluatedRule, FragmentedScanMode, ScanParams};
-use boreal_parser::file::{YaraFile, YaraFileComponent};
-use boreal_parser::rule::{Rule, VariableDeclaration};
-use std::fmt::Write;
+use boreal_parser::rule::VariableDeclaration;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -33,38 +33,26 @@ pub(super) struct Place {
 pub(super) struct Finder {
     all: Scanner,
     far: Option<Scanner>,
-    /// For each rule with strings, the number of its first string.
-    first: Vec<u32>,
     is_far: Vec<bool>,
 }
 
 impl Finder {
     /// The strings of these rule files; none if that cannot be done for all of them.
     pub(super) fn new<'s>(texts: impl Iterator<Item = &'s str>) -> Option<Finder> {
-        let (mut all, mut far) = (String::new(), String::new());
-        let (mut first, mut is_far) = (Vec::new(), Vec::new());
+        let (mut all, mut is_far) = (Vec::new(), Vec::new());
         for text in texts {
             let file = boreal_parser::parse(text).ok()?;
-            for rule in rules(&file).filter(|rule| !rule.variables.is_empty()) {
-                let reaches =
-                    rule.variables.iter().map(|s| reach(s).is_none_or(|reach| reach > MAX_NEAR_BYTES));
-                let reaches: Vec<bool> = reaches.collect();
-                let strings: Vec<String> = rule
-                    .variables
-                    .iter()
-                    .enumerate()
-                    .map(|(index, s)| bare(text, index, s))
-                    .collect::<Option<_>>()?;
-                write_rule(&mut all, first.len(), strings.iter());
-                let far_ones =
-                    strings.iter().zip(&reaches).filter(|(_, far)| **far).map(|(string, _)| string);
-                write_rule(&mut far, first.len(), far_ones);
-                first.push(u32::try_from(is_far.len()).ok()?);
-                is_far.extend(reaches);
+            for string in rules(&file).flat_map(|rule| &rule.variables) {
+                all.push(bare(text, all.len(), string)?);
+                is_far.push(reach(string).is_none_or(|reach| reach > MAX_NEAR_BYTES));
             }
         }
+        u32::try_from(all.len()).ok()?;
+        let far: Vec<&str> =
+            all.iter().zip(&is_far).filter(|(_, far)| **far).map(|(string, _)| string.as_str()).collect();
         let far = if far.is_empty() { None } else { Some(compile(&far)?) };
-        Some(Finder { all: compile(&all)?, far, first, is_far })
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        Some(Finder { all: compile(&all)?, far, is_far })
     }
 
     pub(super) fn is_far(&self, string: u32) -> bool {
@@ -81,18 +69,18 @@ impl Finder {
         if parts.is_empty() {
             return Some(Vec::new());
         }
-        self.find(&self.all, content.parts(parts), budget)
+        Finder::find(&self.all, content.parts(parts), budget)
     }
 
     /// Every match of a string that may reach far, in all of a region.
     pub(super) fn far(&self, content: &Content, budget: Duration) -> Option<Vec<Place>> {
         match &self.far {
-            Some(far) => self.find(far, content.fragments(), budget),
+            Some(far) => Finder::find(far, content.fragments(), budget),
             None => Some(Vec::new()),
         }
     }
 
-    fn find(&self, scanner: &Scanner, parts: Fragments<'_>, budget: Duration) -> Option<Vec<Place>> {
+    fn find(scanner: &Scanner, parts: Fragments<'_>, budget: Duration) -> Option<Vec<Place>> {
         let params = ScanParams::default()
             .compute_full_matches(true)
             .match_max_length(0)
@@ -104,50 +92,37 @@ impl Finder {
         let result = scanner.scan_fragmented(parts).ok()?;
         let mut places = Vec::new();
         for rule in &result.rules {
-            self.places(rule, &mut places)?;
+            take_places(rule, &mut places)?;
         }
         places.sort_unstable();
         Some(places)
     }
+}
 
-    fn places(&self, rule: &EvaluatedRule<'_>, places: &mut Vec<Place>) -> Option<()> {
-        let number: usize = rule.name.strip_prefix('r')?.parse().ok()?;
-        let first = *self.first.get(number)?;
-        for string in &rule.matches {
-            // The engine stopped to count.
-            if string.matches.len() >= MAX_COUNTED as usize {
-                return None;
-            }
-            let index: u32 = string.name.strip_prefix('s')?.parse().ok()?;
-            let string_number = first.checked_add(index)?;
-            places.extend(string.matches.iter().map(|found| Place {
-                offset: (found.base as u64).saturating_add(found.offset as u64),
-                len: found.length as u64,
-                string: string_number,
-            }));
+fn take_places(rule: &EvaluatedRule<'_>, places: &mut Vec<Place>) -> Option<()> {
+    for string in &rule.matches {
+        // The engine stopped to count.
+        if string.matches.len() >= MAX_COUNTED as usize {
+            return None;
         }
-        Some(())
+        let number: u32 = string.name.strip_prefix('s')?.parse().ok()?;
+        places.extend(string.matches.iter().map(|found| Place {
+            offset: (found.base as u64).saturating_add(found.offset as u64),
+            len: found.length as u64,
+            string: number,
+        }));
     }
+    Some(())
 }
 
-fn rules(file: &YaraFile) -> impl Iterator<Item = &Rule> {
-    file.components.iter().filter_map(|component| match component {
-        YaraFileComponent::Rule(rule) => Some(&**rule),
-        _ => None,
-    })
-}
-
-fn write_rule<'s>(text: &mut String, number: usize, strings: impl Iterator<Item = &'s String>) {
-    let strings: Vec<&str> = strings.map(String::as_str).collect();
-    if !strings.is_empty() {
-        let _ =
-            writeln!(text, "rule r{number} {{ strings:\n{}\ncondition: any of them }}", strings.join("\n"));
-    }
-}
-
-fn compile(text: &str) -> Option<Scanner> {
+/// One rule of strings.
+fn compile(strings: &[&str]) -> Option<Scanner> {
+    let condition = if strings.is_empty() { "false" } else { "any of them" };
+    let heading = if strings.is_empty() { "" } else { "strings:" };
+    let text = format!("rule found {{ {heading}\n{}\ncondition: {condition} }}", strings.join("\n"));
     let mut compiler = compiler();
-    compiler.add_rules_str(text).ok()?;
+    compiler.set_params(params().max_strings_per_rule(usize::MAX));
+    compiler.add_rules_str(&text).ok()?;
     Some(compiler.finalize())
 }
 

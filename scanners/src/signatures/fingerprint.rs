@@ -4,7 +4,8 @@
 //! *UMAC*, CRYPTO 1999), or, where the processor has the instructions, by CLNH with two keys ([`carryless`]), which takes a
 //! quarter of the time: for any two different pages of the guest's choice the 256 bits are equal with a probability of at most
 //! 2⁻¹²⁸ over the key. Lists of such digests, 128 of them at a time, are hashed by NH with a second key, which adds as much
-//! once more; what comes of that, with where a region's runs lie, is digested by BLAKE3 with a third key to 128 bits.
+//! once more; what comes of that, with where a region's runs lie, is digested by BLAKE3 with a third key to 128 bits. What a window's
+//! matches depend on has always as many words: it is hashed by NH with a key of its own, and all 256 bits of that are kept.
 //!
 //! *Trusts*: the host's random numbers. *Never*: shows a digest or a key to anybody: that is what NH's promise rests on.
 
@@ -18,6 +19,30 @@ const PAGE_PAIRS: usize = PAGE_BYTES / 16;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Fingerprint(u128);
 
+/// What stands for a window of a region and what its matches depend on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct WindowKey([u128; 2]);
+
+/// What a window's matches depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Surroundings<'p> {
+    /// Digests of its pages and of the page behind them, where there is one.
+    pub(super) pages: &'p [PageDigest],
+    /// The bytes before it, [`MAX_BEFORE_BYTES`] at most.
+    pub(super) before: &'p [u8],
+    pub(super) len_bytes: u64,
+    /// How many bytes of the page behind it are there.
+    pub(super) behind_bytes: u64,
+    /// Of the rules.
+    pub(super) rules: &'p [u8; blake3::OUT_LEN],
+}
+
+/// Most pages of a window, with the one behind it, and most bytes before it.
+pub(super) const MAX_WINDOW_PAGES: usize = 3;
+pub(super) const MAX_BEFORE_BYTES: usize = 16;
+/// Words of 16 bytes: pages, bytes before, the numbers of both, the two lengths, rules.
+const WINDOW_PAIRS: usize = 2 * MAX_WINDOW_PAGES + 1 + 1 + 1 + 2;
+
 /// What multiplies, and its keys.
 type Keyed = (Carryless, Box<[carryless::Key; 2]>);
 
@@ -29,6 +54,7 @@ pub(super) struct Digester {
     page_key: Vec<[u64; 2]>,
     carryless: Option<Keyed>,
     list_key: Vec<[u64; 2]>,
+    window_key: Vec<[u64; 2]>,
     /// A quarter of a guest's pages and more are zero: theirs is known.
     zero_page: PageDigest,
     region_key: [u8; blake3::KEY_LEN],
@@ -59,14 +85,14 @@ impl Digester {
         let mut key = || -> Vec<[u64; 2]> {
             std::iter::repeat_with(|| [word(), word()]).take(PAGE_PAIRS.saturating_add(1)).collect()
         };
-        let (page_key, list_key) = (key(), key());
+        let (page_key, list_key, window_key) = (key(), key(), key());
         let carryless = carryless.map(|carryless| {
             let mut keys = Box::new([[0; PAGE_BYTES]; 2]);
             keys.iter_mut().for_each(|key| stream.fill(key));
             (carryless, keys)
         });
         let zero_page = hash_page(&page_key, carryless.as_ref(), &[0; PAGE_BYTES]);
-        Digester { page_key, carryless, list_key, zero_page, region_key }
+        Digester { page_key, carryless, list_key, window_key, zero_page, region_key }
     }
 
     /// Begins a digest, in memory of an earlier one.
@@ -80,15 +106,24 @@ impl Digester {
         self.zero_page
     }
 
-    /// Digests what a window's matches depend on.
-    pub(super) fn window(&self, pages: &[PageDigest], circumstances: &[&[u8]]) -> Fingerprint {
-        let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
-        hasher.update(b"window");
-        self.update_pages(&mut hasher, pages);
-        for part in circumstances {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    /// Digests what a window's matches depend on; none of what is larger than a window.
+    pub(super) fn window(&self, what: Surroundings<'_>) -> Option<WindowKey> {
+        if what.pages.len() > MAX_WINDOW_PAGES || what.before.len() > MAX_BEFORE_BYTES {
+            return None;
         }
-        short(&hasher)
+        let pair = |low: u64, high: u64| u128::from(low) | u128::from(high) << 64;
+        let mut before = [0; MAX_BEFORE_BYTES];
+        before.iter_mut().zip(what.before).for_each(|(to, from)| *to = *from);
+        let heading = [
+            pair(what.pages.len() as u64, what.before.len() as u64),
+            pair(what.len_bytes, what.behind_bytes),
+            u128::from_le_bytes(before),
+        ];
+        let rules = what.rules.as_chunks().0.iter().map(|half| u128::from_le_bytes(*half));
+        let mut pairs = [0; WINDOW_PAIRS];
+        let words = heading.into_iter().chain(rules).chain(what.pages.iter().flatten().copied());
+        pairs.iter_mut().zip(words).for_each(|(to, from)| *to = from);
+        Some(WindowKey(nh(&self.window_key, pairs.into_iter())))
     }
 
     /// Makes a fingerprint that holds for certain circumstances only.
@@ -264,6 +299,42 @@ mod tests {
         assert_ne!(first, of(&Layout { own_bytes: 4096, ..layout.clone() }, &[(0, 4096)]));
         assert_eq!(first, of(&Layout { start: 8192, end: 16384, ..layout.clone() }, &[(0, 4096)]));
         assert_ne!(one.within(first, &[b"ab", b"c"]), one.within(first, &[b"a", b"bc"]));
+    }
+
+    /// NH promises nothing for what differs in length alone: everything that a window depends on has its place.
+    #[test]
+    fn everything_that_a_window_depends_on_counts() {
+        let digester = Digester::of_seed(&[3; 32], None);
+        let (pages, rules, others) = ([[1, 2], [3, 4], [5, 6]], [7; 32], [8; 32]);
+        let one = Surroundings {
+            pages: &pages,
+            before: &[9; 16],
+            len_bytes: 8192,
+            behind_bytes: 4096,
+            rules: &rules,
+        };
+        let changed = [[1, 2], [3, 4], [5, 7]];
+        let all = [
+            one,
+            Surroundings { pages: &changed, ..one },
+            Surroundings { pages: &pages[..2], ..one },
+            Surroundings { pages: &[[1, 2], [3, 4], [0, 0]], ..one },
+            Surroundings { pages: &pages[..1], ..one },
+            Surroundings { before: &[9; 15], ..one },
+            Surroundings { before: &[0; 16], ..one },
+            Surroundings { before: &[], ..one },
+            Surroundings { len_bytes: 4096, ..one },
+            Surroundings { behind_bytes: 0, ..one },
+            Surroundings { rules: &others, ..one },
+        ];
+        let keys: std::collections::HashSet<_> =
+            all.iter().map(|what| digester.window(*what).expect("a key")).collect();
+        assert_eq!(keys.len(), all.len());
+        assert_eq!(digester.window(one), digester.window(one));
+        let other = Digester::of_seed(&[4; 32], None);
+        assert_ne!(digester.window(one), other.window(one));
+        assert_eq!(digester.window(Surroundings { before: &[9; 17], ..one }), None);
+        assert_eq!(digester.window(Surroundings { pages: &[[1, 2]; 4], ..one }), None);
     }
 
     #[test]

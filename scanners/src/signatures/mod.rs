@@ -15,12 +15,13 @@
 #![warn(clippy::indexing_slicing)]
 
 mod cache;
+mod conditions;
 mod content;
 mod engine;
 mod finder;
 mod fingerprint;
-mod hashes;
 mod frames;
+mod hashes;
 mod judge;
 mod keeper;
 mod layout;
@@ -29,6 +30,7 @@ mod libyara;
 #[cfg(all(test, feature = "libyara"))]
 #[allow(clippy::indexing_slicing)]
 mod libyara_tests;
+mod parts;
 mod paths;
 mod pool;
 mod reach;

@@ -1,11 +1,11 @@
 //! Scans that know parts of a region from before say exactly what full scans say, whatever was written in between.
 
+use super::Rules;
 use super::cache::ScanCache;
 use super::content::Content;
 use super::engine::{Externals, Verdict};
 use super::layout::{Layout, Part};
 use super::tests::Flat;
-use super::{Rules, windows};
 use lynceus_introspect::{Gpa, Partial};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -43,6 +43,34 @@ rule xored { strings: $a = "omicron-pi" xor(1-255) condition: $a }
 rule encoded { strings: $a = "sigma-tau" base64 condition: #a > 0 }
 rule many { strings: $a = "aa" condition: #a > 9000 }
 "#;
+
+/// What is asked of files.
+const OF_FILES: &str = r#"
+rule sized { strings: $a = "alpha" condition: $a and filesize > 150000 and filesize<158000 }
+rule at_the_end { strings: $a = "needle" condition: $a in (filesize - 9000..filesize) }
+rule sizeless { condition: not defined filesize }
+rule last_byte { strings: $a = "beta" condition: $a and uint8(filesize - 1) == 0x78 }
+"#;
+
+/// Rules of these that hold where nothing matches, or may.
+const LOUD: [&str; 12] = [
+    "word", "greedy", "order", "near", "none_of", "long", "header", "machine", "depends", "encoded", "many",
+    "sizeless",
+];
+
+/// All rules, those that leave programs alone, and of these the ones that want a match.
+fn sets() -> [String; 3] {
+    let without = |names: &[&str]| -> String {
+        let is_named = |line: &&str| names.iter().any(|name| line.starts_with(&format!("rule {name} ")));
+        RULES
+            .lines()
+            .chain(OF_FILES.lines())
+            .filter(|line| !is_named(line) && (names.is_empty() || !line.starts_with("import")))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    [without(&[]), without(&["machine"]), without(&LOUD)]
+}
 
 /// What is written: parts of strings, so that they also come about where two writes meet.
 pub(super) const PIECES: [&[u8]; 36] = [
@@ -107,6 +135,17 @@ impl Region {
         Region { bytes: vec![0; PAGES * PAGE], layout }
     }
 
+    /// The same for a file, of which so many bytes of the last page are none.
+    fn of_file(mut self, cut: usize) -> Region {
+        let end = (PAGES * PAGE - cut) as u64;
+        (self.layout.start, self.layout.end, self.layout.own_bytes, self.layout.is_file) =
+            (0, end, end, true);
+        for part in &mut self.layout.parts {
+            part.len = part.len.min(end - part.offset);
+        }
+        self
+    }
+
     pub(super) fn write(&mut self, at: usize, piece: usize) {
         let piece = PIECES[piece];
         let at = at.min(self.bytes.len() - piece.len());
@@ -117,18 +156,19 @@ impl Region {
 struct Scanner {
     rules: Rules,
     content: Content,
-    /// How often fragments were enough.
+    /// How often fragments were enough, and how often there were none and no rule wanted to be asked.
     by_fragments: usize,
+    by_silence: usize,
 }
 
 impl Scanner {
-    fn new() -> Scanner {
+    fn new(text: &str) -> Scanner {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("kinds.yar");
-        std::fs::write(&file, RULES).expect("a file");
+        std::fs::write(&file, text).expect("a file");
         let rules = Rules::load_for_rescans(&[file]).expect("rules");
         assert_eq!(rules.bad(), []);
-        Scanner { rules, content: Content::default(), by_fragments: 0 }
+        Scanner { rules, content: Content::default(), by_fragments: 0, by_silence: 0 }
     }
 
     fn scan(&mut self, region: &Region, cache: Option<&ScanCache>) -> Verdict {
@@ -137,10 +177,10 @@ impl Scanner {
         let mut gaps = Partial::<()>::default();
         self.content.fill(&memory, &region.layout, digester, &mut gaps);
         assert!(gaps.is_complete());
-        if let (Some(cache), Some(finder)) = (cache, self.rules.finder()) {
-            let digest = self.rules.digest();
-            let fragments = windows::fragments(&self.content, finder, digest, cache, BUDGET);
+        if let (Some(cache), Some(parts)) = (cache, self.rules.parts()) {
+            let fragments = parts.fragments(&self.content, self.rules.digest(), cache, BUDGET);
             self.by_fragments += usize::from(fragments.is_some());
+            self.by_silence += usize::from(fragments.is_some_and(|fragments| parts.are_quiet(&fragments)));
         }
         let own = region.layout.own_bytes;
         self.rules.engine().scan(&self.content, &Externals::default(), own, BUDGET, cache)
@@ -160,32 +200,56 @@ fn writes(count: usize) -> impl Strategy<Value = Vec<(usize, usize)>> {
 
 #[test]
 fn rescans_say_what_full_scans_say() {
-    let mut scanner = Scanner::new();
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    for text in &sets() {
+        for is_file in [false, true] {
+            let by_fragments = rescans(text, is_file).by_fragments;
+            assert!(by_fragments > 100, "only {by_fragments} verdicts came from fragments: {text}");
+        }
+    }
+}
+
+/// Where nothing matches, rules are not asked, unless one of them may hold all the same.
+#[test]
+fn rules_that_want_a_match_are_not_asked_without_one() {
+    for (text, is_quiet) in sets().iter().zip([false, false, true]) {
+        for region in [Region::new(&[5], 2), Region::new(&[5], 2).of_file(7)] {
+            let mut scanner = Scanner::new(text);
+            let cache = ScanCache::new(1 << 20).expect("random numbers");
+            let full = scanner.scan(&region, None);
+            assert_eq!(scanner.scan(&region, Some(&cache)), full);
+            assert_eq!((scanner.by_fragments, scanner.by_silence), (1, usize::from(is_quiet)), "{text}");
+            assert_eq!(full.hits.is_empty(), is_quiet);
+        }
+    }
+}
+
+fn rescans(text: &str, is_file: bool) -> Scanner {
+    let mut scanner = Scanner::new(text);
+    let config = ProptestConfig { failure_persistence: None, cases: 96, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let scanner = std::cell::RefCell::new(&mut scanner);
-    let input =
-        (prop::collection::vec(0..PAGES, 0..3), 0..PAGES, writes(60), prop::collection::vec(writes(6), 1..8));
-    let result = runner.run(&input, |(holes, turn, first, later)| {
+    let shared = std::cell::RefCell::new(&mut scanner);
+    let holes = (prop::collection::vec(0..PAGES, 0..3), 0..PAGES, 0..PAGE);
+    let input = (holes, writes(60), prop::collection::vec(writes(6), 1..8));
+    let result = runner.run(&input, |((holes, turn, cut), first, later)| {
         let cache = ScanCache::new(1 << 20).expect("random numbers");
         let mut region = Region::new(&holes, turn);
+        region = if is_file { region.of_file(cut) } else { region };
         for writes in std::iter::once(first).chain(later) {
             writes.iter().for_each(|(at, piece)| region.write(*at, *piece));
-            let mut scanner = scanner.borrow_mut();
+            let mut scanner = shared.borrow_mut();
             let full = scanner.scan(&region, None);
             prop_assert_eq!(scanner.scan(&region, Some(&cache)), full);
         }
         Ok(())
     });
     result.expect("equal verdicts");
-    let by_fragments = scanner.into_inner().by_fragments;
-    assert!(by_fragments > 100, "only {by_fragments} verdicts came from fragments");
+    scanner
 }
 
 /// Runs full of matches: more than are counted, more than a window keeps.
 #[test]
 fn floods_are_scanned_as_they_are() {
-    let mut scanner = Scanner::new();
+    let mut scanner = Scanner::new(RULES);
     let cache = ScanCache::new(1 << 20).expect("random numbers");
     let mut region = Region::new(&[7], 3);
     region.bytes.fill(b'a');
@@ -201,7 +265,7 @@ fn floods_are_scanned_as_they_are() {
 /// Nothing is kept that there is no room for, and what nobody asks for any more makes room.
 #[test]
 fn a_cache_keeps_to_its_limit_and_forgets() {
-    let mut scanner = Scanner::new();
+    let mut scanner = Scanner::new(RULES);
     let cache = ScanCache::new(1500).expect("random numbers");
     let mut region = Region::new(&[], 0);
     for number in 0..30usize {
@@ -217,7 +281,7 @@ fn a_cache_keeps_to_its_limit_and_forgets() {
 /// Modules take a region for a program by its first bytes: so they do with fragments, and with no more of them.
 #[test]
 fn a_fragment_is_no_program_where_the_region_is_none() {
-    let mut scanner = Scanner::new();
+    let mut scanner = Scanner::new(RULES);
     let header = PIECES.iter().position(|piece| *piece == HEADER).expect("a header");
     for (at, is_program) in [(0, true), (5 * PAGE + 100, false)] {
         let cache = ScanCache::new(1 << 20).expect("random numbers");

@@ -4,7 +4,7 @@
 //! file of more than [`MAX_FILE_BYTES`].
 
 use super::engine::{Boreal, ScanEngine};
-use super::finder::Finder;
+use super::parts::ByParts;
 use super::served::{self, Unserved};
 use boreal::compiler::{Compiler, CompilerBuilder, CompilerParams};
 use boreal::{Metadata, MetadataValue, Scanner};
@@ -171,9 +171,9 @@ impl Rules {
             }
         }
         let digest: [u8; blake3::OUT_LEN] = digest.finalize().into();
-        // Half as long again to compile: the strings of all rules once more.
-        let finder = for_rescans.then(|| Finder::new(sources.iter().map(|source| &*source.text))).flatten();
-        let engine = Boreal::new(scanner, digest, finder);
+        let texts = sources.iter().map(|source| (&*source.namespace, &*source.text));
+        let parts = for_rescans.then(|| ByParts::new(texts)).flatten();
+        let engine = Boreal::new(scanner, digest, parts);
         Rules {
             count: engine.about().len(),
             engine: Box::new(engine),
@@ -216,8 +216,8 @@ impl Rules {
     }
 
     #[cfg(test)]
-    pub(super) fn finder(&self) -> Option<&Finder> {
-        self.engine.finder()
+    pub(super) fn parts(&self) -> Option<&ByParts> {
+        self.engine.parts()
     }
 
     pub(super) fn asks_for_names(&self) -> bool {
@@ -225,7 +225,7 @@ impl Rules {
     }
 
     /// What stands for all rules in keys of a cache.
-    pub(super) fn digest(&self) -> &[u8] {
+    pub(super) fn digest(&self) -> &[u8; blake3::OUT_LEN] {
         &self.digest
     }
 
@@ -275,12 +275,15 @@ fn read(path: &Path) -> Result<String, String> {
 
 pub(super) fn compiler() -> Compiler {
     let mut compiler = CompilerBuilder::new().build();
-    compiler
-        .set_params(CompilerParams::default().disable_unknown_escape_warning(true).disable_includes(true));
+    compiler.set_params(params());
     for name in EXTERNALS {
         compiler.define_symbol(name, "");
     }
     compiler
+}
+
+pub(super) fn params() -> CompilerParams {
+    CompilerParams::default().disable_unknown_escape_warning(true).disable_includes(true)
 }
 
 impl Source {

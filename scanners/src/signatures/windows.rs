@@ -3,24 +3,24 @@
 //! *Does*: cuts the runs of a region into windows and remembers which strings match in each, by a digest of the window and of what its
 //! matches can depend on: some bytes before it and a page behind it. A region that is not as it was is then searched in the windows
 //! that are not known; its verdict comes from the rules themselves, over fragments of the region that hold every match. Strings
-//! whose matches may reach far are searched for in the whole region.
+//! whose matches may reach far are searched for in the whole region. A file is such a region as well: one run, holes as zeros.
 //! *Trusts*: nothing: before a verdict is taken from fragments, they are searched for all strings, and must hold the very matches that
 //! are known of the region. Otherwise all of it is scanned. Conditions that read bytes of the region read the whole region.
-//! *Never*: does so for files, whose conditions want their size, or remembers a window in which the engine stopped counting.
+//! *Never*: remembers a window in which the engine stopped counting, or cuts a program into pieces where rules take programs apart.
 
 use super::cache::ScanCache;
 use super::content::Content;
 use super::finder::{Finder, Place};
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{MAX_BEFORE_BYTES, MAX_WINDOW_PAGES, WindowKey};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Pages in a window.
-const WINDOW_PAGES: usize = 2;
+const WINDOW_PAGES: usize = MAX_WINDOW_PAGES - 1;
 const PAGE_BYTES: u64 = 4096;
 /// Bytes before and behind a match that it can depend on: a character of two bytes, for whole words.
-const AROUND_BYTES: u64 = 16;
+const AROUND_BYTES: u64 = MAX_BEFORE_BYTES as u64;
 /// Matches in a window that are remembered; one with more is searched again each time.
 const MAX_PLACES: usize = 64;
 /// A smaller region is scanned as it is: to start the engine some times over costs more.
@@ -63,18 +63,21 @@ pub(super) struct Window {
 pub(super) fn fragments(
     content: &Content,
     finder: &Finder,
-    rules: &[u8],
+    programs_whole: bool,
+    rules: &[u8; blake3::OUT_LEN],
     cache: &ScanCache,
     budget: Duration,
 ) -> Option<Vec<Range<u64>>> {
-    if content.present_bytes() < MIN_REGION_BYTES {
+    let programs = if programs_whole { around(content, &[], true) } else { Vec::new() };
+    let is_small = |bytes: u64| bytes.saturating_mul(MIN_GAIN) <= content.present_bytes();
+    if content.present_bytes() < MIN_REGION_BYTES || !is_small(bytes_of(&programs)) {
         return None;
     }
     let windows = content.windows(WINDOW_PAGES)?;
-    let keys: Vec<Fingerprint> = windows
+    let keys: Vec<WindowKey> = windows
         .iter()
         .map(|window| content.window_key(cache.digester(), window, AROUND_BYTES, rules))
-        .collect();
+        .collect::<Option<_>>()?;
     let known = cache.windows(&keys);
     let unknown = windows.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(window, _)| window);
     let spans = spans(unknown);
@@ -85,7 +88,8 @@ pub(super) fn fragments(
     let mut found = found.as_slice();
     for ((window, key), known) in windows.iter().zip(&keys).zip(&known) {
         if let Some(known) = known {
-            places.extend(known.iter().map(|near| near.place(window.span.start)));
+            places
+                .extend(known.iter().flat_map(|list| list.iter()).map(|near| near.place(window.span.start)));
             continue;
         }
         let (_, from) = found.split_at(found.partition_point(|place| place.offset < window.span.start));
@@ -95,14 +99,13 @@ pub(super) fn fragments(
         places.extend(own.iter().filter(|place| all_new || near(place)));
         let own: Option<Vec<Near>> = own.iter().filter(near).map(|place| Near::of(place, window)).collect();
         if let Some(own) = own.filter(|own| own.len() <= MAX_PLACES) {
-            fresh.push((*key, Arc::from(own)));
+            fresh.push((*key, (!own.is_empty()).then(|| Arc::new(own))));
         }
     }
     cache.put_windows(fresh);
     places.sort_unstable();
-    let fragments = around(content, &places);
-    let bytes: u64 = fragments.iter().map(|part| part.end.saturating_sub(part.start)).sum();
-    if bytes.saturating_mul(MIN_GAIN) > content.present_bytes() {
+    let fragments = around(content, &places, programs_whole);
+    if !is_small(bytes_of(&fragments)) {
         return None;
     }
     // Where nothing matches there is nothing to hold against what is known.
@@ -135,14 +138,18 @@ fn spans<'w>(windows: impl Iterator<Item = &'w Window>) -> Vec<Range<u64>> {
     spans
 }
 
-/// Matches with what they depend on, joined where they touch, and whole runs that begin like a program.
-fn around(content: &Content, places: &[Place]) -> Vec<Range<u64>> {
+fn bytes_of(parts: &[Range<u64>]) -> u64 {
+    parts.iter().map(|part| part.end.saturating_sub(part.start)).sum()
+}
+
+/// Matches with what they depend on, joined where they touch; whole runs that begin like a program where those must be whole.
+fn around(content: &Content, places: &[Place], programs_whole: bool) -> Vec<Range<u64>> {
     let mut parts: Vec<Range<u64>> = Vec::new();
     let mut places = places;
     for run in content.run_offsets() {
         let (own, behind) = places.split_at(places.partition_point(|place| place.offset < run.end));
         places = behind;
-        if looks_like_program(content, run.start, &run) {
+        if programs_whole && looks_like_program(content, run.start, &run) {
             parts.push(run);
             continue;
         }
@@ -150,7 +157,7 @@ fn around(content: &Content, places: &[Place]) -> Vec<Range<u64>> {
         for place in own {
             let mut from = place.offset.saturating_sub(AROUND_BYTES).max(run.start);
             // A fragment must not look like a program where the run does not begin.
-            while from > run.start && looks_like_program(content, from, &run) {
+            while programs_whole && from > run.start && looks_like_program(content, from, &run) {
                 from = from.saturating_sub(1);
             }
             let to = place.offset.saturating_add(place.len).saturating_add(AROUND_BYTES).min(run.end);

@@ -92,5 +92,5 @@ a round slower. 5,000 rules of three strings each, made from pieces of the guest
 has as much to check as with rules from the field, which must not be copied here; `LYNCEUS_BENCH_RULES` names others.
 *In clusters*: eight neighbouring pages of memory that processes may write to, and so on
 until 1 % of all pages that are scanned have changed. *Anywhere*: single pages, in programs, cached files and the kernel's text too,
-as no guest does: a file of which a byte changed is scanned again as a whole, because its rules want its size.
+as no guest does.
 ";
