@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn what_rules_before_decide_is_nothing_of_a_rule_behind() {
         let mut rules: Vec<_> = (0..20)
-            .map(|n| (if n.is_multiple_of(2) { ALLOW } else { DENY }, "10.0.0.0/8", 1, 100 + n))
+            .map(|n: u16| (if n.is_multiple_of(2) { ALLOW } else { DENY }, "10.0.0.0/8", 1, 100 + n))
             .collect();
         rules.push((ALLOW, "10.0.0.7", 5, 50));
         let groups = arranged(&rules);
