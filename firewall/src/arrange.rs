@@ -67,11 +67,10 @@ impl Placed {
 
     /// Whether a part can be looked up together with its members, if it shares no packet with them.
     fn takes(&self, part: &Group) -> bool {
-        let group = &self.group;
-        let is_plain = |group: &Group| group.rate.is_none() && !group.log && group.kind.is_some();
-        (group.act, group.kind, group.from, group.until) == (part.act, part.kind, part.from, part.until)
-            && is_plain(group)
-            && is_plain(part)
+        let like = |group: &Group| (group.act, group.kind, group.from, group.until, group.log);
+        // Each rate is a limit of its own.
+        let is_one_of_many = |group: &Group| group.rate.is_none() && group.kind.is_some();
+        like(&self.group) == like(part) && is_one_of_many(&self.group) && is_one_of_many(part)
     }
 
     /// Whether no packet that it matches comes to what stands behind it.
@@ -170,6 +169,11 @@ mod tests {
             (0..5000).map(|n| (if n % 5 == 4 { DENY } else { ALLOW }, "10.0.0.0/8", n, n)).collect();
         let groups = arranged(&rules);
         assert_eq!(groups.iter().map(|group| group.members.len()).collect::<Vec<_>>(), [4000, 1000]);
+        // Those that only tell, too.
+        let rules: Vec<_> = (0..100)
+            .map(|n: u16| (if n.is_multiple_of(2) { Act::Tell } else { ALLOW }, "10.0.0.0/8", n, n))
+            .collect();
+        assert_eq!(arranged(&rules).len(), 2);
         // The same ports, other peers.
         let rules = [(ALLOW, "10.0.0.1", 1, 9), (DENY, "10.0.0.2", 1, 9), (ALLOW, "10.0.0.3", 5, 5)];
         assert_eq!(of(&arranged(&rules)), [vec!["0", "2"], vec!["1"]]);

@@ -100,6 +100,9 @@ fn replace_vm(tables: &Tables, before: &VmObjects, after: &VmObjects, change: &m
     change
         .prepare
         .extend(after.limit_objects(path, |name| !before.limits.contains_key(name)).map(Command::Add));
+    // Elements lead to chains, whose rules look into sets.
+    let come = after.chains.iter().filter(|(chain, _)| before.rules_of(chain).is_none());
+    change.prepare.extend(come.map(|(chain, _)| Command::Add(tables.chain(chain))));
     let come = after.sets.iter().filter(|set| !before.has_set(&set.name));
     change.prepare.extend(come.cloned().map(object).map(Command::Add));
     // The chains are in an order in which a target comes before who goes there.
@@ -109,17 +112,16 @@ fn replace_vm(tables: &Tables, before: &VmObjects, after: &VmObjects, change: &m
         if was == Some(rules) {
             continue;
         }
-        // A change that was stopped half-way may have left one.
-        commands.extend(was.is_none().then(|| Command::Add(tables.chain(chain))));
+        // A change that was stopped half-way may have left some in it.
         commands.push(Command::Flush(tables.chain(chain)));
         commands.extend(VmObjects::rule_objects(path, chain, rules).map(Command::Add));
     }
     let gone = || before.chains.iter().rev().filter(|(chain, _)| after.rules_of(chain).is_none());
     change.clean.extend(gone().map(|(chain, _)| Command::Flush(tables.chain(chain))));
-    change.clean.extend(gone().map(|(chain, _)| Command::Delete(tables.chain(chain))));
-    let gone = before.sets.iter().filter(|set| !after.has_set(&set.name));
+    let sets = before.sets.iter().filter(|set| !after.has_set(&set.name));
     let empty = |set: &Set| object(Set { elem: Vec::new(), ..set.clone() });
-    change.clean.extend(gone.map(empty).map(Command::Delete));
+    change.clean.extend(sets.map(empty).map(Command::Delete));
+    change.clean.extend(gone().map(|(chain, _)| Command::Delete(tables.chain(chain))));
     change
         .clean
         .extend(before.limit_objects(path, |name| !after.limits.contains_key(name)).map(Command::Delete));

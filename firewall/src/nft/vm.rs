@@ -4,8 +4,8 @@
 
 use super::elements::element;
 use super::model::{
-    Counter, CounterRef, Element, Expr, Limit, LimitRef, Log, Lookup, NamedLimit, Object, Rule, Set,
-    Statement,
+    Counter, CounterRef, Element, Expr, Jump, Limit, LimitRef, Log, Lookup, NamedLimit, Object, Rule, Set,
+    Statement, Target,
 };
 use super::table::Path;
 use super::{LOG_GROUP, TABLE, ask};
@@ -123,6 +123,33 @@ impl VmObjects {
     }
 }
 
+/// Where a tier's rules stand, and where those of the next begin.
+struct Place {
+    direction: Direction,
+    chain: String,
+    next: String,
+}
+
+impl Place {
+    /// The name of a rule's own chain. A rule of one name may be there twice and do different things.
+    fn chain_of(&self, act: Act, member: &Member) -> String {
+        short(&format!("{}/{}.{}", self.chain, member.rule, name_of(act)))
+    }
+
+    /// The way to it. From one that only tells a packet comes back.
+    fn jump(&self, act: Act, member: &Member) -> Jump {
+        let target = Target { target: self.chain_of(act, member) };
+        if act == Act::Tell { Jump::Jump(target) } else { Jump::Goto(target) }
+    }
+}
+
+/// What is written of a tier: its rules, and chains that they lead to.
+#[derive(Default)]
+struct Written {
+    rules: Vec<Vec<Statement>>,
+    of_members: BTreeMap<String, Vec<Vec<Statement>>>,
+}
+
 struct Writer<'a> {
     vm: &'a str,
     path: Path,
@@ -137,20 +164,21 @@ impl Writer<'_> {
         let name = |index: usize| if index == 0 { entry.clone() } else { format!("{entry}-{index}") };
         let mut chains = Vec::new();
         for (index, tier) in program.tiers.iter().enumerate() {
-            let next = name(index + 1);
-            let mut rules = Vec::new();
+            let place = Place { direction: program.direction, chain: name(index), next: name(index + 1) };
+            let mut written = Written::default();
             let mut named = BTreeSet::new();
             for (number, group) in tier.groups.iter().enumerate() {
                 // By its first rule, so that a rule before it changes nothing here; by its number where that rule is there twice.
                 let first = group.members.first().map_or("", |member| member.rule.as_str());
                 let set = match named.insert((first, group.kind)) {
-                    false => format!("{}.{number}.{first}", name(index)),
-                    true => format!("{}/{first}", name(index)),
+                    false => format!("{}.{number}.{first}", place.chain),
+                    true => format!("{}/{first}", place.chain),
                 };
-                self.group(program.direction, group, &set, &next, &mut rules);
+                self.group(&place, group, &set, &mut written);
             }
-            rules.push(vec![Statement::goto(&next)]);
-            chains.push((name(index), rules));
+            written.rules.push(vec![Statement::goto(&place.next)]);
+            chains.push((place.chain, written.rules));
+            chains.extend(written.of_members);
         }
         chains.push((name(program.tiers.len()), self.default(program)));
         if program.tiers.iter().flat_map(|tier| &tier.groups).any(|group| group.act == Act::Ask) {
@@ -169,19 +197,15 @@ impl Writer<'_> {
             rules.push(vec![log_limit(), self.log(act, program.direction, "default")]);
         }
         let mut last = vec![Statement::count(&counter)];
-        last.extend(self.verdict(program.default, program.direction, ""));
+        // It does not pass anything on.
+        let place = Place { direction: program.direction, chain: String::new(), next: String::new() };
+        last.extend(self.verdict(program.default, &place));
         rules.push(last);
         rules
     }
 
-    fn group(
-        &mut self,
-        direction: Direction,
-        group: &Group,
-        set: &str,
-        next: &str,
-        rules: &mut Vec<Vec<Statement>>,
-    ) {
+    fn group(&mut self, place: &Place, group: &Group, set: &str, written: &mut Written) {
+        let direction = place.direction;
         for member in &group.members {
             let name = counter(self.vm, direction, &member.rule);
             if let Some(rate) = group.rate {
@@ -193,53 +217,85 @@ impl Writer<'_> {
         let mut steps = conditions(group);
         let Some(kind) = group.kind else {
             let Some(member) = group.members.first() else { return };
-            return self.single(direction, group, member, steps, next, rules);
+            return written.rules.extend(self.single(place, group, member, steps));
         };
         steps.extend(kind.is_lane());
-        let name = format!("{set}.{}", kind.name());
-        if let (true, Some(member)) = (group.rate.is_some() || group.log, group.members.first()) {
-            let elements = member.blocks.iter().map(|block| Element::Key(element(block)));
-            let name = self.add_set(kind, &name, None, elements);
-            steps.push(Statement::is(kind.key(direction), Expr::text(format!("@{name}"))));
-            return self.single(direction, group, member, steps, next, rules);
-        }
-        let of_vm = self.vm;
-        let elements = group.members.iter().flat_map(|member| {
-            let counter = counter(of_vm, direction, &member.rule);
-            member.blocks.iter().map(move |block| Element::Counter(element(block), counter.clone()))
-        });
-        let name = self.add_set(kind, &name, Some("counter"), elements);
-        let map = Lookup { key: kind.key(direction), data: format!("@{name}") };
-        steps.push(Statement::Counter(CounterRef::Map { map }));
-        steps.extend(self.verdict(group.act, direction, next));
-        rules.push(steps);
+        let set = format!("{set}.{}", kind.name());
+        self.looked_up(place, group, (kind, &set), steps, written);
     }
 
-    /// A rule by itself: with a rate, or logged, or for every packet.
+    /// Rules that are looked up: what comes before the lookup, and the start of the set's name, are given.
+    fn looked_up(
+        &mut self,
+        place: &Place,
+        group: &Group,
+        (kind, set): (Kind, &str),
+        mut steps: Vec<Statement>,
+        written: &mut Written,
+    ) {
+        let key = kind.key(place.direction);
+        match &group.members[..] {
+            [member] if group.rate.is_some() || group.log => {
+                let elements = member.blocks.iter().map(|block| Element::Key(element(block)));
+                let name = self.add_set(kind, set, None, elements);
+                steps.push(Statement::is(key, Expr::text(format!("@{name}"))));
+                written.rules.extend(self.single(place, group, member, steps));
+            }
+            members if group.log => {
+                // Each is told of by its name, so the lookup leads to a chain of its own.
+                for member in members {
+                    let rules = self.single(place, group, member, Vec::new());
+                    written.of_members.insert(place.chain_of(group.act, member), rules);
+                }
+                let elements = members.iter().flat_map(|member| {
+                    let jump = place.jump(group.act, member);
+                    member.blocks.iter().map(move |block| Element::Verdict(element(block), jump.clone()))
+                });
+                let name = self.add_set(kind, set, Some("verdict"), elements);
+                let map = Lookup { key, data: format!("@{name}") };
+                steps.push(Statement::Vmap(map));
+                written.rules.push(steps);
+            }
+            members => {
+                let vm = self.vm;
+                let elements = members.iter().flat_map(|member| {
+                    let counter = counter(vm, place.direction, &member.rule);
+                    member.blocks.iter().map(move |block| Element::Counter(element(block), counter.clone()))
+                });
+                let name = self.add_set(kind, set, Some("counter"), elements);
+                let map = Lookup { key, data: format!("@{name}") };
+                steps.push(Statement::Counter(CounterRef::Map { map }));
+                steps.extend(self.verdict(group.act, place));
+                written.rules.push(steps);
+            }
+        }
+    }
+
+    /// What one rule does with what comes to it by these steps: with a rate, or logged, or for every packet.
     fn single(
         &self,
-        direction: Direction,
+        place: &Place,
         group: &Group,
         member: &Member,
         mut steps: Vec<Statement>,
-        next: &str,
-        rules: &mut Vec<Vec<Statement>>,
-    ) {
-        let log = self.log(group.act, direction, &member.rule);
+    ) -> Vec<Vec<Statement>> {
+        let log = self.log(group.act, place.direction, &member.rule);
+        let counter = counter(self.vm, place.direction, &member.rule);
+        let mut rules = Vec::new();
         match group.rate {
             Some(rate) => {
                 // One limit for all of the rule's lookups.
-                let name = limit(&counter(self.vm, direction, &member.rule), &rate_limit(rate));
-                steps.push(Statement::Limit(LimitRef::Name(name)));
+                steps.push(Statement::Limit(LimitRef::Name(limit(&counter, &rate_limit(rate)))));
                 steps.extend(group.log.then_some(log));
             }
             // What is logged is limited, what is done about it is not.
             None if group.log => rules.push([steps.clone(), vec![log_limit(), log]].concat()),
             None => {}
         }
-        steps.push(Statement::count(&counter(self.vm, direction, &member.rule)));
-        steps.extend(self.verdict(group.act, direction, next));
+        steps.push(Statement::count(&counter));
+        steps.extend(self.verdict(group.act, place));
         rules.push(steps);
+        rules
     }
 
     /// Its name.
@@ -267,28 +323,31 @@ impl Writer<'_> {
         name
     }
 
-    fn verdict(&self, act: Act, direction: Direction, next: &str) -> Option<Statement> {
+    fn verdict(&self, act: Act, place: &Place) -> Option<Statement> {
         match act {
             Act::Decide(Verdict::Allow) => Some(Statement::Return(())),
             Act::Decide(Verdict::Deny) => Some(Statement::Drop(())),
             Act::Decide(Verdict::Reject) => Some(Statement::goto("reject")),
-            Act::Pass => Some(Statement::goto(next)),
+            Act::Pass => Some(Statement::goto(&place.next)),
             Act::Tell => None,
-            Act::Ask => Some(Statement::goto(&ask::chain(&entry(self.vm, direction)))),
+            Act::Ask => Some(Statement::goto(&ask::chain(&entry(self.vm, place.direction)))),
         }
     }
 
     /// `lynceus deny web-1 in web/http`: what listeners of NFLOG are told with the packet.
     fn log(&self, act: Act, direction: Direction, rule: &str) -> Statement {
-        let act = match act {
-            Act::Decide(verdict) => verdict.name(),
-            Act::Pass => "pass",
-            Act::Tell => "would-deny",
-            Act::Ask => "ask",
-        };
         // NF_LOG_PREFIXLEN is 128, with the final zero.
-        let text = format!("lynceus {act} {} {} {rule}", self.vm, direction.name());
+        let text = format!("lynceus {} {} {} {rule}", name_of(act), self.vm, direction.name());
         Statement::Log(Log { prefix: text.chars().take(127).collect(), group: LOG_GROUP })
+    }
+}
+
+fn name_of(act: Act) -> &'static str {
+    match act {
+        Act::Decide(verdict) => verdict.name(),
+        Act::Pass => "pass",
+        Act::Tell => "would-deny",
+        Act::Ask => "ask",
     }
 }
 

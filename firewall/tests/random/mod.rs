@@ -156,7 +156,8 @@ fn crowding(menu: Menu) -> impl Strategy<Value = String> {
         1 => (0..SERVICES.len()).prop_map(|service| SERVICES[service].to_owned()),
     ];
     let (times, extras) = if menu.with_conditions { (TIMES.len(), EXTRAS.len()) } else { (1, 4) };
-    let special = prop_oneof![12 => Just((0, 0)), 1 => (0..times, 0..extras)];
+    // Mostly nothing, often `log = true`.
+    let special = prop_oneof![9 => Just((0, 0)), 3 => Just((0, 3)), 1 => (0..times, 0..extras)];
     let peers = (any::<bool>(), 0..EDGES[0].len(), 0..EDGES[0].len());
     (action, peers, service, special, proptest::bool::weighted(0.8)).prop_map(
         |(action, (is_v6, one, other), service, (time, extra), is_in)| {
@@ -176,8 +177,10 @@ fn crowding(menu: Menu) -> impl Strategy<Value = String> {
 /// A long list in which rules that do different things overlap, between a short one before and one behind it.
 fn crowded(menu: Menu) -> impl Strategy<Value = String> {
     let rules = proptest::collection::vec(crowding(menu), 20..70);
-    (one_policy("one", menu), rules, one_policy("three", menu)).prop_map(|(one, rules, three)| {
-        let mut text = format!("{one}{three}[policy.two]\ntier = 'team'\nselect = 'all()'\n");
+    let mode = prop_oneof![5 => Just("enforce"), 1 => Just("audit")];
+    (one_policy("one", menu), rules, mode, one_policy("three", menu)).prop_map(|(one, rules, mode, three)| {
+        let mut text =
+            format!("{one}{three}[policy.two]\ntier = 'team'\nselect = 'all()'\nmode = '{mode}'\n");
         for rule in rules {
             let _ = write!(text, "[[policy.two.rule]]\n{rule}");
         }
