@@ -8,8 +8,9 @@
 
 use crate::flows::FlowEvent;
 use lynceus_policy::Lane;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A flow without packets for so long is over: TCP sends again after 1, 2, 4 and 8 seconds.
 pub const IDLE_MS: u64 = 10_000;
@@ -55,6 +56,7 @@ struct Key {
 
 struct Open {
     sum: Sum,
+    number: u64,
     began: u64,
     heard: u64,
 }
@@ -62,7 +64,10 @@ struct Open {
 /// Flows that go on. Times are milliseconds of a clock that is never put back.
 #[derive(Default)]
 pub struct Sums {
-    open: HashMap<Key, Open>,
+    open: HashMap<Arc<Key>, Open>,
+    /// By their numbers, which is by when they began: with as many as are held, each packet of another flow asks for the oldest.
+    ages: BTreeMap<u64, Arc<Key>>,
+    begun: u64,
 }
 
 impl Sums {
@@ -85,13 +90,16 @@ impl Sums {
         let gone = if self.open.len() < MAX_OPEN { None } else { self.oldest() };
         let (event, port, last_ms) = (event.clone(), port.to_owned(), event.time_ms);
         let sum = Sum { event, port, packets: 1, bytes, last_ms, end: End::Forced };
-        self.open.insert(key, Open { sum, began: now, heard: now });
+        let (key, number) = (Arc::new(key), self.begun);
+        self.begun = number.wrapping_add(1);
+        self.ages.insert(number, key.clone());
+        self.open.insert(key, Open { sum, number, began: now, heard: now });
         gone
     }
 
     fn oldest(&mut self) -> Option<Sum> {
-        let oldest = self.open.values().map(|open| open.began).min()?;
-        self.take(|open| (open.began == oldest).then_some(End::Forced), 1).pop()
+        let (_, key) = self.ages.pop_first()?;
+        self.open.remove(&key).map(|open| open.sum)
     }
 
     /// Those that are over, and those of which it is time to tell.
@@ -104,18 +112,20 @@ impl Sums {
                 is_over(open.began, ACTIVE_MS).then_some(End::Active)
             }
         };
-        self.take(end, usize::MAX)
+        self.take(end)
     }
 
     /// All of them, whenever they are.
     pub fn all(&mut self) -> Vec<Sum> {
-        self.take(|_| Some(End::Forced), usize::MAX)
+        self.take(|_| Some(End::Forced))
     }
 
-    fn take(&mut self, end: impl Fn(&Open) -> Option<End>, most: usize) -> Vec<Sum> {
+    fn take(&mut self, end: impl Fn(&Open) -> Option<End>) -> Vec<Sum> {
         let mut taken = Vec::new();
-        self.open.retain(|_, open| match end(open).filter(|_| taken.len() < most) {
+        let ages = &mut self.ages;
+        self.open.retain(|_, open| match end(open) {
             Some(end) => {
+                ages.remove(&open.number);
                 taken.push(Sum { end, ..open.sum.clone() });
                 false
             }
