@@ -1,11 +1,11 @@
 //! A running guest: booted under QEMU's software emulation, asked over a second serial port, gone when dropped.
 
-use crate::kernels::{self, KernelVersion};
+use crate::kernels::{self, Kernel, KernelVersion};
 use crate::luggage::Luggage;
 use crate::qmp::{self, Qmp};
 use crate::scenery::{self, Scenery};
 use crate::truth::{Symbol, Truth, parse_kallsyms};
-use crate::{folder, initramfs};
+use crate::{debian, folder, initramfs};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// From power-on to the scenery standing. Emulation on a busy machine takes its time.
 const BOOT: Duration = Duration::from_secs(120);
+/// The same of an installed Debian.
+const DEBIANS_BOOT: Duration = Duration::from_secs(400);
 /// Under emulation with two processors a guest hangs before its first line, once in some hundred boots.
 const ATTEMPTS: u32 = 3;
 
@@ -28,7 +30,7 @@ struct NotReady;
 
 impl std::fmt::Display for NotReady {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the guest did not get ready within {} s", BOOT.as_secs())
+        f.write_str("the guest did not get ready in time")
     }
 }
 
@@ -73,6 +75,10 @@ pub struct Spec {
     pub card: Option<Card>,
     /// What it brings along.
     pub luggage: Option<Luggage>,
+    /// It waits for a guest that migrates to it: [`Guest::take`].
+    pub arrives: bool,
+    /// It is an installed Debian with its own systemd instead, and has these files in `/luggage`.
+    pub debian: Option<Vec<PathBuf>>,
 }
 
 impl Spec {
@@ -90,7 +96,15 @@ impl Spec {
             scenery,
             card: None,
             luggage: None,
+            arrives: false,
+            debian: None,
         }
+    }
+
+    /// An installed Debian of the kernel's suite, with these files in `/luggage`: no scenery, and no truth to ask for.
+    pub fn debian(kernel: KernelVersion, files: Vec<PathBuf>) -> Spec {
+        let debian = Some(files);
+        Spec { memory_mib: 1024, vcpus: 2, debian, ..Spec::everyday(kernel, Paging::Four) }
     }
 
     /// A small guest that runs nothing but what any system may run.
@@ -135,25 +149,21 @@ impl Guest {
 
     fn boot_once(spec: &Spec) -> Result<Guest> {
         let kernel = kernels::fetch(spec.kernel)?;
-        let build = if spec.card.is_some() { initramfs::build_with_card } else { initramfs::build };
-        let mut initramfs = build(&kernel)?;
         let folder = tempfile::Builder::new().prefix("guest-").tempdir_in(folder::lab("run")?)?;
-        if let Some(luggage) = &spec.luggage {
-            let both = [fs::read(&initramfs)?, luggage.pack(&kernel)?].concat();
-            initramfs = folder.path().join("initramfs");
-            fs::write(&initramfs, both)?;
-        }
-        let qemu = start(spec, &kernel.vmlinuz, &initramfs, folder.path())?;
+        let begins = begins_with(spec, &kernel, folder.path())?;
+        let qemu = start(spec, &kernel.vmlinuz, &begins, folder.path())?;
         let mut qemu = Reaper(Some(qemu));
         let booted = (|| {
             // QEMU waits for this connection before it starts the guest: no byte is lost.
             let control = qmp::connect(&folder.path().join("control"), Duration::from_secs(20))?;
-            control.set_read_timeout(Some(BOOT))?;
+            control.set_read_timeout(Some(if spec.debian.is_some() { DEBIANS_BOOT } else { BOOT }))?;
             let mut control = BufReader::new(control);
             let qmp = Qmp::connect(&folder.path().join("qmp"))?;
             let mut line = String::new();
-            control.read_line(&mut line).context(NotReady)?;
-            if line != "READY\n" {
+            if !spec.arrives {
+                control.read_line(&mut line).context(NotReady)?;
+            }
+            if !spec.arrives && line != "READY\n" {
                 bail!("the guest said {line:?} instead of READY");
             }
             Ok((control, qmp))
@@ -222,6 +232,18 @@ impl Guest {
     /// Lets them go on.
     pub fn cont(&self) -> Result<()> {
         self.qmp("cont", json!({})).map(drop)
+    }
+    /// Has another guest migrate to this one, which was started to take it: begins, and waits for nothing. `limit` is in bytes a second.
+    pub fn take(&self, other: &Guest, limit: u64) -> Result<()> {
+        let uri = json!({ "uri": format!("unix:{}", self.folder.path().join("migration").display()) });
+        self.qmp("migrate-incoming", uri.clone())?;
+        other.qmp("migrate-set-parameters", json!({ "max-bandwidth": limit }))?;
+        other.qmp("migrate", uri).map(drop)
+    }
+    /// QEMU's run state.
+    pub fn run_state(&self) -> Result<String> {
+        let status = self.qmp("query-status", json!({}))?;
+        Ok(status["status"].as_str().unwrap_or_default().to_owned())
     }
     /// The formats of dumps that this QEMU was built to write: `elf`, `kdump-zlib`, `kdump-lzo`, `kdump-snappy`.
     pub fn dump_formats(&self) -> Result<Vec<String>> {
@@ -292,7 +314,27 @@ impl Drop for Reaper {
     }
 }
 
-fn start(spec: &Spec, vmlinuz: &Path, initramfs: &Path, folder: &Path) -> Result<Child> {
+/// What a guest's kernel finds.
+struct Begins {
+    initramfs: PathBuf,
+    disks: Vec<PathBuf>,
+}
+
+fn begins_with(spec: &Spec, kernel: &Kernel, folder: &Path) -> Result<Begins> {
+    let own = folder.join("initramfs");
+    if let Some(files) = &spec.debian {
+        fs::write(&own, debian::initramfs(kernel)?)?;
+        let disks = vec![debian::disk(kernel)?, debian::luggage(files, folder)?];
+        return Ok(Begins { initramfs: own, disks });
+    }
+    let build = if spec.card.is_some() { initramfs::build_with_card } else { initramfs::build };
+    let initramfs = build(kernel)?;
+    let Some(luggage) = &spec.luggage else { return Ok(Begins { initramfs, disks: Vec::new() }) };
+    fs::write(&own, [fs::read(&initramfs)?, luggage.pack(kernel)?].concat())?;
+    Ok(Begins { initramfs: own, disks: Vec::new() })
+}
+
+fn start(spec: &Spec, vmlinuz: &Path, begins: &Begins, folder: &Path) -> Result<Child> {
     let at = |name: &str| folder.join(name).display().to_string();
     let memory = format!("{}M", spec.memory_mib);
     // cx16 off: with it QEMU 7.2's emulation of two CPUs corrupts the slab lists of 6.12 now and then.
@@ -327,7 +369,15 @@ fn start(spec: &Spec, vmlinuz: &Path, initramfs: &Path, folder: &Path) -> Result
         let device = format!("virtio-net-pci,netdev=card,mac={},romfile=", card.mac);
         command.args(["-netdev", &tap, "-device", &device]);
     }
-    command.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
+    if spec.arrives {
+        command.args(["-incoming", "defer"]);
+    }
+    for disk in &begins.disks {
+        // What is written goes to a file of QEMU's that nobody else sees.
+        let drive = format!("if=virtio,format=raw,snapshot=on,file={}", disk.display());
+        command.args(["-drive", &drive]);
+    }
+    command.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(&begins.initramfs);
     command
         .arg("-append")
         .arg(format!("console=ttyS0 quiet panic=1 lynceus.scenery={}", spec.scenery.word()));

@@ -56,7 +56,7 @@ fn build_with(kernel: &Kernel, more: &[&str]) -> Result<PathBuf> {
 }
 
 /// The guest's PID 1, linked statically: it runs where no library is. Cargo knows whether it has to be built again.
-fn guest_program() -> Result<PathBuf> {
+pub(crate) fn guest_program() -> Result<PathBuf> {
     // Working trees may share the lab's folder, but cargo would take the program of one for that of another.
     let tree = blake3::hash(folder::workspace().as_os_str().as_encoded_bytes()).to_hex();
     let tree = tree.get(..8).unwrap_or_default();

@@ -46,7 +46,7 @@ impl KernelVersion {
     pub const ALL: [KernelVersion; 4] =
         [KernelVersion::V5_10, KernelVersion::V6_1, KernelVersion::V6_12, KernelVersion::V7];
 
-    fn suite(self) -> &'static str {
+    pub(crate) fn suite(self) -> &'static str {
         match self {
             KernelVersion::V5_10 => "bullseye",
             KernelVersion::V6_1 => "bookworm",
@@ -193,7 +193,7 @@ impl Apt {
 }
 
 /// The Debian mirror that this machine uses.
-fn mirror() -> String {
+pub(crate) fn mirror() -> String {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     files.extend(
         fs::read_dir("/etc/apt/sources.list.d")

@@ -8,6 +8,8 @@
 
 pub mod attacks;
 pub mod busy;
+pub mod deb;
+mod debian;
 pub mod folder;
 pub mod guest;
 pub mod images;

@@ -32,6 +32,7 @@ fn main() {
         .map(|name| name.to_string_lossy().into_owned());
     match name.as_deref() {
         Some("init") if std::process::id() == 1 => init(),
+        Some("lynceus-lab-serve") => serve_only(),
         Some(name) if name.starts_with(attacks::PREFIX) => {
             attacks::run(name, args.get(1..).unwrap_or_default())
         }
@@ -43,6 +44,13 @@ fn main() {
         Some("tcpdump") => load::run("load-capture", args.get(1..).unwrap_or_default()),
         Some(name) => actors::run(name, args.get(1..).unwrap_or_default()),
         None => {}
+    }
+}
+
+/// A service of somebody else's system: only serves.
+fn serve_only() {
+    if let Err(error) = serve::serve(&[]) {
+        println!("lab: serial port: {error}");
     }
 }
 

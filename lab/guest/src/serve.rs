@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::attacks::Running;
@@ -99,11 +100,16 @@ fn read_line(port: &mut File) -> io::Result<String> {
 /// Output goes through a file, so that a background job that keeps it open does not hold the answer up.
 fn run(line: &str) -> Result<Vec<u8>, Vec<u8>> {
     let path = "/run/lab-output";
+    // A whole system has a shell of its own, and more programs.
+    let is_small = Path::new("/bin/busybox").exists();
+    let (shell, search): (&[&str], _) =
+        if is_small { (&["/bin/busybox", "sh"], "/bin") } else { (&["/bin/sh"], "/usr/sbin:/usr/bin") };
     let status = File::create(path).and_then(|out| {
         let also = out.try_clone()?;
-        Command::new("/bin/busybox")
-            .args(["sh", "-c", line])
-            .env("PATH", "/bin")
+        Command::new(shell[0])
+            .args(&shell[1..])
+            .args(["-c", line])
+            .env("PATH", search)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(also)
