@@ -7,9 +7,10 @@
 use crate::cli::LookArgs;
 use crate::output::escape;
 use anyhow::{Context, Result, bail};
+use lynceus_introspect::backend::qemu::{LayoutFrom, Place, Qemu};
 use lynceus_introspect::backend::sealed::SealedMap;
 use lynceus_introspect::find::{self, Attached};
-use lynceus_introspect::linux::LinuxGuest;
+use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::target::{OpenOptions, Target, Unread};
 use lynceus_introspect::{GapReason, Partial, Pause};
@@ -114,6 +115,14 @@ impl Prepared {
     pub(crate) fn attach(self) -> Result<Guest> {
         let Prepared { name, target, store, options, image, unpacked, modules, pauser } = self;
         let target = target.read()?;
+        let qemu = match &target {
+            // One that could not be asked where its RAM is would not say this either, after half a second.
+            Target::Vm(qemu) if qemu.can_pause() && *qemu.layout() == LayoutFrom::Qemu => Some(qemu.clone()),
+            _ => None,
+        };
+        if qemu.as_ref().is_some_and(|qemu| matches!(qemu.place(), Ok(Place::Arriving))) {
+            bail!("{name}: its guest migrates here, and is not here yet: there is half a memory to look at");
+        }
         target.warnings().iter().for_each(|warning| eprintln!("lynceus: {name}: {}", escape(warning)));
         let found = find::attach_target(&target, store.as_ref());
         let mut attached = found.with_context(|| format!("{name} ({})", target.describe()))?;
@@ -128,7 +137,7 @@ impl Prepared {
             attached.guest.set_module_files(Arc::new(modules));
         }
         let (backend, damaged) = (target.describe(), !target.warnings().is_empty());
-        Ok(Guest { name, backend, attached, options, image, unpacked, unshared: None, store, damaged })
+        Ok(Guest { name, backend, attached, options, image, unpacked, unshared: None, store, damaged, qemu })
     }
 }
 
@@ -148,6 +157,8 @@ pub(crate) struct Guest {
     store: Option<ProfileStore>,
     /// The dump is damaged: not all of the guest's memory is there.
     pub(crate) damaged: bool,
+    /// A VM that can be asked whether the guest is there still.
+    qemu: Option<Arc<Qemu>>,
 }
 
 impl Guest {
@@ -226,16 +237,35 @@ impl Guest {
     /// What some of the detectors find in it, and what its attach did.
     pub(crate) fn look(&self, is_wanted: impl Fn(&Detector) -> bool) -> Partial<Finding> {
         let mut all = Partial { items: self.disagreements(), ..Partial::default() };
-        if self.damaged {
-            // What is hidden may be in what is missing.
-            all.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
-        }
         for detector in DETECTORS.iter().filter(|detector| is_wanted(detector)) {
             let findings = (detector.run)(self.linux(), &self.options);
             let found = all.absorb(findings);
             all.items.extend(found);
         }
+        self.note_missing(&mut all);
         all
+    }
+
+    /// What views of its kernel show at one moment.
+    pub(crate) fn observe<T>(&self, look: impl FnMut(&View<'_>) -> Partial<T>) -> Partial<T> {
+        let mut found = self.linux().observe(&self.options, look).result;
+        self.note_left(&mut found);
+        found
+    }
+
+    /// Notes what a look could not see, whatever it saw: what is hidden may be there.
+    pub(crate) fn note_missing<T>(&self, found: &mut Partial<T>) {
+        if self.damaged {
+            found.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
+        }
+        self.note_left(found);
+    }
+
+    /// A guest that migrated away before the end of a look left what was, or half of it.
+    fn note_left<T>(&self, found: &mut Partial<T>) {
+        if self.qemu.as_ref().is_some_and(|qemu| matches!(qemu.place(), Ok(Place::Left))) {
+            found.gap("memory", None, GapReason::Inconsistent("the guest has migrated away"));
+        }
     }
 
     /// Where the guest's memory and the trusted profile of its kernel disagree.

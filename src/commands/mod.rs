@@ -51,7 +51,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Ps { target, threads, environ } => {
             let guest = attach(&target)?;
             let wanted = ps::Wanted { threads, environ };
-            let found = guest.linux().observe(&guest.options, |view| ps::rows(view, wanted)).result;
+            let found = guest.observe(|view| ps::rows(view, wanted));
             let outcome = output.listing("processes", &found)?;
             ps::point_at_hidden(output, &found.items);
             Ok(outcome)
@@ -112,14 +112,13 @@ fn list<R: Row>(
     look: impl FnMut(&View<'_>) -> Partial<R>,
 ) -> Result<Outcome> {
     let guest = attach(target)?;
-    let found = guest.linux().observe(&guest.options, look).result;
-    output.listing(noun, &found)
+    output.listing(noun, &guest.observe(look))
 }
 
 fn tree(output: Output, target: &TargetArgs) -> Result<Outcome> {
     let guest = attach(target)?;
     let wanted = ps::Wanted { threads: false, environ: false };
-    let found = guest.linux().observe(&guest.options, |view| ps::rows(view, wanted)).result;
+    let found = guest.observe(|view| ps::rows(view, wanted));
     ps::print_tree(output, &found.items)?;
     let outcome = output.coverage("processes", &found)?;
     ps::point_at_hidden(output, &found.items);
@@ -137,7 +136,7 @@ fn per_process<R: Row>(
 ) -> Result<Outcome> {
     let guest = Guest::attach(target, look)?;
     let mut found_pid = false;
-    let found = guest.linux().observe(&guest.options, |view| {
+    let found = guest.observe(|view| {
         let mut found = Partial::default();
         let tasks = view.processes();
         let by_pid: BTreeMap<u32, Task> =
@@ -152,7 +151,7 @@ fn per_process<R: Row>(
     if let Some(pid) = pid.filter(|_| !found_pid) {
         bail!("{target}: no process {pid} (`lynceus ps {target}` lists them)");
     }
-    output.listing(noun, &found.result)
+    output.listing(noun, &found)
 }
 
 fn convert<T, R: From<T>>(found: Partial<T>) -> Partial<R> {

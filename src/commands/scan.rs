@@ -8,8 +8,8 @@ use crate::output::{Outcome, Output, escape};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use lynceus_alerts::Alert;
+use lynceus_introspect::Partial;
 use lynceus_introspect::memory::ram_bytes;
-use lynceus_introspect::{GapReason, Partial};
 use lynceus_scanners::signatures::{
     self, HashList, Keeper, PathPattern, Progress, Rules, ScanCache, Scope, Summary, Unserved, Wanted,
 };
@@ -130,9 +130,7 @@ fn scan(output: Output, guest: &Guest, plan: &Plan, told: &mut HashSet<String>) 
             bar.set_message(progress.regions.to_string());
         });
     bar.finish_and_clear();
-    if guest.damaged {
-        found.gap("memory", None, GapReason::Inconsistent("the dump is damaged"));
-    }
+    guest.note_missing(&mut found);
     let mut all = Partial { items: guest.disagreements(), ..Partial::default() };
     let findings = all.absorb(found);
     all.items.extend(findings);

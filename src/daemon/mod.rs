@@ -14,6 +14,7 @@ mod kernels;
 mod looker;
 mod metrics;
 mod modules;
+mod places;
 mod process;
 mod protocol;
 mod respond;
@@ -56,7 +57,7 @@ const HEAPS: u32 = 2;
 /// What happens.
 enum Event {
     /// The VMs of the host, or why they cannot be listed.
-    Vms(Result<Vec<vms::Seen>, String>),
+    Vms(Result<vms::Listed, String>),
     /// What a worker says; none when it hung up, an error where it cannot be understood.
     Worker(WorkerId, Option<Result<Reply, String>>),
     /// What a worker learned of its guest's kernel.

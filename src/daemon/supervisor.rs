@@ -8,7 +8,7 @@ use super::config::Config;
 use super::kernels::Blocks;
 use super::respond::Responses;
 use super::schedule::{Scheduler, VmId};
-use super::vms::Seen;
+use super::vms::{Listed, Seen};
 use super::watched::Watched;
 use super::workers::begin;
 use super::{Event, control, guard, store, tell};
@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(1);
 /// So many late or incomplete looks in a row are more than chance.
 pub(super) const PERSISTENT: u32 = 5;
+
+/// What is told of a VM once.
+const LEFT: &str = "its guest has migrated away: what is left here stands still, and is looked at no more";
 
 /// The appliance.
 pub(super) struct Supervisor {
@@ -110,7 +113,7 @@ impl Supervisor {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Vms(Ok(seen)) => self.see(seen),
+            Event::Vms(Ok(listed)) => self.see(listed),
             Event::Vms(Err(why)) => self.trouble("discovery", &format!("VMs cannot be listed: {why}")),
             Event::Worker(id, reply) => self.hear(id, reply),
             Event::Learned(id, profile) => self.learned(id, &profile),
@@ -178,7 +181,7 @@ impl Supervisor {
     }
 
     /// VMs came or went.
-    fn see(&mut self, seen: Vec<Seen>) {
+    fn see(&mut self, Listed { seen, left }: Listed) {
         self.well("discovery");
         let seen: BTreeSet<Seen> = seen.into_iter().collect();
         let gone: Vec<VmId> =
@@ -190,6 +193,23 @@ impl Supervisor {
             let id = self.next_id;
             self.next_id += 1;
             self.vms.insert(id, Watched::new(seen.clone(), self.now()));
+        }
+        self.see_left(&left);
+    }
+
+    /// Guests migrate: what they leave here is looked at no more, unless they come back.
+    fn see_left(&mut self, left: &BTreeSet<String>) {
+        let has_left = |vm: &Watched| left.contains(&vm.seen.incarnation);
+        let changed = self.vms.iter().filter(|(_, vm)| has_left(vm) != vm.has_left).map(|(id, _)| *id);
+        for id in changed.collect::<Vec<_>>() {
+            let Some(vm) = self.vms.get_mut(&id) else { continue };
+            vm.has_left = !vm.has_left;
+            if !vm.has_left {
+                self.vm_well(id, "migrated");
+                continue;
+            }
+            self.replace_worker(id);
+            self.vm_trouble(id, "migrated", LEFT);
         }
     }
 

@@ -5,10 +5,12 @@
 
 use super::Event;
 use super::config::Vms;
+use super::places::Places;
 use crate::commands::vms::Changes;
 use anyhow::{Context, Result};
-use lynceus_introspect::backend::{qemu, xen};
-use std::collections::BTreeMap;
+use lynceus_introspect::backend::qemu::{self, Place};
+use lynceus_introspect::backend::xen;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 
 /// A VM, while it runs.
@@ -22,13 +24,22 @@ pub(super) struct Seen {
     pub(super) incarnation: String,
 }
 
+/// The VMs of a moment.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Listed {
+    /// Those that have a guest, or had one.
+    pub(super) seen: Vec<Seen>,
+    /// Of these, by incarnation, those whose guest has migrated away.
+    pub(super) left: BTreeSet<String>,
+}
+
 /// A thread that tells of the VMs.
 pub(super) fn watch(vms: Vms, events: SyncSender<Event>) -> Result<()> {
     let changes = Changes::open()?;
     std::thread::spawn(move || {
-        let mut known = None;
+        let (mut known, mut places) = (None, Places::default());
         loop {
-            let now = list(&vms).map_err(|error| format!("{error:#}"));
+            let now = list(&vms, &mut places).map_err(|error| format!("{error:#}"));
             if known.as_ref() != Some(&now) {
                 if events.send(Event::Vms(now.clone())).is_err() {
                     return;
@@ -41,15 +52,21 @@ pub(super) fn watch(vms: Vms, events: SyncSender<Event>) -> Result<()> {
     Ok(())
 }
 
-fn list(vms: &Vms) -> Result<Vec<Seen>> {
-    let mut all: Vec<Seen> = qemu::list()
-        .into_iter()
-        .map(|vm| Seen {
-            name: vm.name,
-            target: format!("pid:{}", vm.pid),
-            incarnation: format!("{}-{}", vm.pid, vm.started_ticks),
-        })
-        .collect();
+fn list(vms: &Vms, places: &mut Places) -> Result<Listed> {
+    let qemus = qemu::list();
+    places.update(&qemus, |vm| qemu::place(vm).ok());
+    let mut listed = Listed::default();
+    let mut all = Vec::new();
+    for vm in &qemus {
+        let incarnation = format!("{}-{}", vm.pid, vm.started_ticks);
+        match places.of(vm) {
+            // Nobody's memory yet.
+            Place::Arriving => continue,
+            Place::Left => drop(listed.left.insert(incarnation.clone())),
+            Place::Here => {}
+        }
+        all.push(Seen { name: vm.name.clone(), target: format!("pid:{}", vm.pid), incarnation });
+    }
     if xen::is_here() {
         let domains = xen::list().context("the domains of Xen cannot be listed")?;
         all.extend(domains.into_iter().map(|domain| Seen {
@@ -63,16 +80,24 @@ fn list(vms: &Vms) -> Result<Vec<Seen>> {
         let target = path.display().to_string();
         Seen { name, incarnation: target.clone(), target }
     }));
-    Ok(named_apart(all, vms))
+    listed.seen = named_apart(all, vms, &listed.left);
+    Ok(listed)
 }
 
-/// Names are anyone's to give: of several VMs of one name each is called by its number as well.
-fn named_apart(mut all: Vec<Seen>, vms: &Vms) -> Vec<Seen> {
-    let mut count = BTreeMap::<String, u32>::new();
-    all.iter().for_each(|vm| *count.entry(vm.name.clone()).or_default() += 1);
+/// Names are anyone's to give: of several VMs of one name each is called by its number as well. A name stays with a guest that migrates.
+fn named_apart(mut all: Vec<Seen>, vms: &Vms, left: &BTreeSet<String>) -> Vec<Seen> {
+    let has_left = |vm: &Seen| left.contains(&vm.incarnation);
+    let mut count = BTreeMap::<String, (u32, u32)>::new();
+    for vm in &all {
+        let (here, gone) = count.entry(vm.name.clone()).or_default();
+        *if has_left(vm) { gone } else { here } += 1;
+    }
     all.retain(|vm| vms.is_meant(&vm.name));
-    for vm in all.iter_mut().filter(|vm| count.get(&vm.name).is_some_and(|count| *count > 1)) {
-        vm.name = format!("{} ({})", vm.name, vm.target);
+    for vm in &mut all {
+        let (here, gone) = count.get(&vm.name).copied().unwrap_or_default();
+        if here > 1 || (has_left(vm) && here + gone > 1) {
+            vm.name = format!("{} ({})", vm.name, vm.target);
+        }
     }
     all.sort();
     all
@@ -96,8 +121,16 @@ mod tests {
             incarnation: pid.to_string(),
         };
         let vms = Vms { exclude: ["test".to_owned()].into(), ..Vms::default() };
-        let all = named_apart(vec![seen("web", 2), seen("web", 1), seen("db", 3), seen("test", 4)], &vms);
-        let names: Vec<&str> = all.iter().map(|vm| vm.name.as_str()).collect();
-        assert_eq!(names, ["db", "web (pid:1)", "web (pid:2)"]);
+        let all = named_apart(
+            vec![seen("web", 2), seen("web", 1), seen("db", 3), seen("test", 4)],
+            &vms,
+            &BTreeSet::new(),
+        );
+        let names = |all: &[Seen]| all.iter().map(|vm| vm.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&all), ["db", "web (pid:1)", "web (pid:2)"]);
+        let left = BTreeSet::from(["1".to_owned()]);
+        let all = named_apart(vec![seen("web", 2), seen("web", 1)], &vms, &left);
+        assert_eq!(names(&all), ["web", "web (pid:1)"], "the one that has the guest has the name");
+        assert_eq!(names(&named_apart(vec![seen("web", 1)], &vms, &left)), ["web"]);
     }
 }

@@ -69,6 +69,8 @@ pub(super) struct Watched {
     pub(super) seen: Seen,
     /// When it was seen first.
     pub(super) since: Duration,
+    /// Its guest has migrated away.
+    pub(super) has_left: bool,
     pub(super) worker: Option<Worker>,
     /// With when it must be done.
     pub(super) busy: Option<(Busy, Duration)>,
@@ -104,6 +106,7 @@ impl Watched {
         Watched {
             seen,
             since,
+            has_left: false,
             worker: None,
             busy: None,
             paused: None,
@@ -170,6 +173,9 @@ impl Watched {
 
     /// In a word.
     pub(super) fn state(&self) -> &'static str {
+        if self.has_left {
+            return "migrated";
+        }
         match (&self.worker, &self.ready, &self.busy) {
             (None, ..) => "waiting",
             (Some(_), None, _) => "attaching",

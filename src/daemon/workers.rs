@@ -36,7 +36,8 @@ impl Supervisor {
     pub(super) fn start_workers(&mut self) {
         let now = self.now();
         let attaching = self.vms.values().filter(|vm| matches!(vm.busy, Some((Busy::Attaching, _)))).count();
-        let missing = self.vms.iter().filter(|(_, vm)| vm.worker.is_none() && vm.not_before <= now);
+        let missing =
+            self.vms.iter().filter(|(_, vm)| vm.worker.is_none() && vm.not_before <= now && !vm.has_left);
         let mut missing: Vec<(u64, VmId)> = missing.map(|(id, vm)| (vm.turn, *id)).collect();
         // Who makes its attach take long holds up those who do the same, and not who comes anew.
         missing.sort_unstable();

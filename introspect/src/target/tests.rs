@@ -13,6 +13,8 @@ fn vm(pid: u32, name: &str, uuid: Option<&str>) -> Vm {
         accelerator: None,
         qmp_sockets: Vec::new(),
         kernel: None,
+        is_incoming: false,
+        spent_ticks: 0,
         state: qemu::VmState::Running,
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Config {
     pub(super) qmp_sockets: Vec<PathBuf>,
     /// `-kernel`, as QEMU was told.
     pub(super) kernel: Option<PathBuf>,
+    /// `-incoming`: its guest comes from elsewhere.
+    pub(super) is_incoming: bool,
     /// `-machine max-ram-below-4g=`.
     pub(super) max_below_4g: Option<u64>,
     /// RAM blocks in guest order; empty for the machine's own single block.
@@ -166,6 +168,7 @@ impl Config {
                 found.monitors.extend(opts("chardev").get("chardev").map(str::to_owned));
             }
             "kernel" => self.kernel = Some(PathBuf::from(value)),
+            "incoming" => self.is_incoming = true,
             "mem-path" => self.mem_path = true,
             "object" => self.object(&opts("qom-type"), found),
             "numa" => found.numa(&opts("type")),

@@ -40,6 +40,10 @@ pub struct Vm {
     pub qmp_sockets: Vec<PathBuf>,
     /// The kernel that QEMU was told to boot, as a path in the VM process's own root.
     pub kernel: Option<PathBuf>,
+    /// It was started to take a guest that migrates here, whether that is over or not.
+    pub is_incoming: bool,
+    /// Processor time that the process has spent, in clock ticks.
+    pub spent_ticks: u64,
     /// How the process does.
     pub state: VmState,
 }
@@ -72,7 +76,8 @@ fn find(pid: u32) -> Result<Vm, QemuError> {
 pub(super) fn describe(process: &Process) -> Result<(Vm, Config), QemuError> {
     let pid = process.pid();
     let host = |why| QemuError::Host { pid, why };
-    let (started_ticks, state) = stat(&process.text("stat").map_err(host)?).ok_or(QemuError::Gone { pid })?;
+    let Stat { started_ticks, spent_ticks, state } =
+        stat(&process.text("stat").map_err(host)?).ok_or(QemuError::Gone { pid })?;
     let mut cmdline = process.text("cmdline").map_err(host)?;
     cmdline.truncate(CMDLINE_BYTES);
     if cmdline.is_empty() || !program_is_qemu(pid) {
@@ -97,6 +102,8 @@ pub(super) fn describe(process: &Process) -> Result<(Vm, Config), QemuError> {
         accelerator: config.accelerator.clone(),
         qmp_sockets: config.qmp_sockets.clone(),
         kernel: config.kernel.clone(),
+        is_incoming: config.is_incoming,
+        spent_ticks,
         state,
     };
     Ok((vm, config))
@@ -118,8 +125,16 @@ fn is_qemu(program: &Path) -> bool {
     name == "qemu-kvm" || name == "kvm" || name.trim_start_matches('.').starts_with("qemu-system-")
 }
 
-/// Start time and state from `/proc/PID/stat` (proc(5)): field 22 and field 3. A zombie has neither memory nor command line.
-fn stat(text: &[u8]) -> Option<(u64, VmState)> {
+/// What `/proc/PID/stat` says (proc(5)): fields 22, 14 and 15, and 3.
+#[derive(PartialEq, Eq, Debug)]
+struct Stat {
+    started_ticks: u64,
+    spent_ticks: u64,
+    state: VmState,
+}
+
+/// None of a zombie, which has neither memory nor command line.
+fn stat(text: &[u8]) -> Option<Stat> {
     let text = String::from_utf8_lossy(text);
     let mut fields = text.get(text.rfind(')')?..)?.split_ascii_whitespace().skip(1);
     let state = match fields.next()? {
@@ -127,7 +142,9 @@ fn stat(text: &[u8]) -> Option<(u64, VmState)> {
         "T" | "t" => VmState::Stopped,
         _ => VmState::Running,
     };
-    Some((fields.nth(18)?.parse().ok()?, state))
+    let mut number = |skipped| fields.nth(skipped)?.parse::<u64>().ok();
+    let spent_ticks = number(10)?.saturating_add(number(0)?);
+    Some(Stat { started_ticks: number(6)?, spent_ticks, state })
 }
 
 impl Vm {
@@ -168,7 +185,8 @@ mod tests {
     #[test]
     fn reads_stat_with_any_command_name() {
         let text = b"12 (a) b) Z) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(stat(text), Some((4711, VmState::Running)));
+        let expected = Stat { started_ticks: 4711, spent_ticks: 11 + 12, state: VmState::Running };
+        assert_eq!(stat(text), Some(expected));
         assert_eq!(stat(b"12 (x) Z 1"), None);
         assert_eq!(stat(b"12 x"), None);
         assert!(matches!(find(std::process::id()), Err(QemuError::NotQemu { .. })));

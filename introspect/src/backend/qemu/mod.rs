@@ -15,11 +15,13 @@ mod discover;
 mod layout;
 mod maps;
 mod pause;
+mod place;
 mod process;
 mod qmp;
 mod shared;
 
 pub use discover::{Vm, VmState, list};
+pub use place::{Place, place};
 pub use qmp::QmpError;
 
 use crate::{Gpa, GpaRange, GuestMemory, ReadError};
