@@ -254,6 +254,27 @@ fn an_altered_module_is_an_alert() -> Result<()> {
     Ok(())
 }
 
+/// What the host did not have when a VM was first looked at is there after a reload.
+#[test]
+fn files_of_modules_that_come_later_are_taken_by_a_reload() -> Result<()> {
+    let (vm, kernel) = ("appliance-later", lynceus_lab::kernels::fetch(KernelVersion::V6_1)?);
+    let _guest = boot(vm)?;
+    let all = tempfile::tempdir()?;
+    fs::create_dir(all.path().join(&kernel.release))?;
+    let looks = format!("{OFTEN}\nmodules = {:?}", all.path().display().to_string());
+    let appliance = Appliance::start(&[vm], &looks, "")?;
+    let compares = || -> Result<(bool, u64)> {
+        let row = appliance.vm(vm)?;
+        Ok((row["looks"]["integrity"].as_u64() >= Some(2), row["modules"].as_u64().unwrap_or(0)))
+    };
+    until("looks without files", || Ok(Some(compares()?).filter(|(looked, _)| *looked)))
+        .with_context(|| appliance.log())?;
+    ensure!(compares()?.1 == 0);
+    let copied = Command::new("cp").arg("-r").arg(&kernel.modules).arg(all.path()).status()?;
+    ensure!(copied.success() && appliance.ask(&["reload"])?.status.success());
+    until("files of modules", || Ok((compares()?.1 > 0).then_some(()))).with_context(|| appliance.log())
+}
+
 /// Workers that are killed, stopped, or die by a fault are told of once, and replaced.
 #[test]
 fn a_worker_that_fails_is_told_of_and_replaced() -> Result<()> {

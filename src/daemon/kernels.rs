@@ -115,6 +115,19 @@ impl Supervisor {
         self.replace_worker(id);
     }
 
+    /// After a reload files are read again that could not be before, or were not there: somebody may have seen to them.
+    pub(super) fn read_files_again(&mut self) {
+        self.kernels.refused.clear();
+        self.modules = Blocks::default();
+        let mut unshared = Vec::new();
+        for (id, vm) in &mut self.vms {
+            vm.replaced = 0;
+            vm.modules.again();
+            unshared.extend(vm.ready.as_ref().and_then(|ready| Some((*id, ready.unshared.clone()?))));
+        }
+        unshared.into_iter().for_each(|(id, digest)| self.share_kernel(id, &digest));
+    }
+
     /// A process that unpacks has come to its end: now for the worker.
     pub(super) fn unpacked(&mut self, id: WorkerId, file: Result<File, String>) {
         let Some(vm) = self.vms.get_mut(&id.vm) else { return };

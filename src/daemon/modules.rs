@@ -47,6 +47,11 @@ impl Modules {
         (all.len() > self.names.len()).then_some(all)
     }
 
+    /// What workers named before may be asked for at once.
+    pub(super) fn again(&mut self) {
+        (self.not_before, self.wait) = (Duration::ZERO, Duration::ZERO);
+    }
+
     /// A worker is replaced for these.
     fn take(&mut self, names: BTreeSet<String>, key: String, now: Duration) {
         self.wait = self.wait.saturating_mul(2).clamp(FIRST_WAIT, LONGEST_WAIT);

@@ -299,6 +299,7 @@ impl Supervisor {
         self.set_looks(looks);
         self.well("policy");
         self.keep_guarding();
+        self.read_files_again();
         if restart {
             // Rules and limits are a worker's from its start on.
             let ids: Vec<VmId> = self.vms.keys().copied().collect();
