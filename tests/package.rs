@@ -13,24 +13,10 @@ fn done(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
+/// The package of the program that is tested.
 fn pack(folder: &Path, version: &str) -> Result<PathBuf> {
     let out = folder.join(format!("{version}.deb"));
-    let program = env!("CARGO_BIN_EXE_lynceus");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "run",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--",
-        "deb",
-        "--program",
-        program,
-        "--version",
-        version,
-        "--out",
-    ]);
-    done(cargo.arg(&out).current_dir(env!("CARGO_MANIFEST_DIR")))?;
+    lynceus_lab::deb::pack(Path::new(env!("CARGO_BIN_EXE_lynceus")), version, &out)?;
     Ok(out)
 }
 
@@ -75,6 +61,7 @@ fn it_installs_upgrades_and_goes() -> Result<()> {
     // What an admin changed stays, over an upgrade and a removal; a purge takes it.
     fs::write(&config, "# mine\n")?;
     fs::create_dir_all(root.join("var/lib/lynceus"))?;
+    fs::create_dir_all(root.join("var/log/lynceus"))?;
     dpkg(&root, &["--install", &second.display().to_string()])?;
     ensure!(fs::read_to_string(&config)? == "# mine\n");
     let version = dpkg(&root, &["--status", "lynceus"])?;
@@ -82,7 +69,9 @@ fn it_installs_upgrades_and_goes() -> Result<()> {
     dpkg(&root, &["--remove", "lynceus"])?;
     ensure!(!program.exists() && config.exists());
     dpkg(&root, &["--purge", "lynceus"])?;
-    ensure!(!config.exists() && !root.join("var/lib/lynceus").exists());
+    for gone in ["etc/lynceus", "var/lib/lynceus", "var/log/lynceus"] {
+        ensure!(!root.join(gone).exists(), "{gone} is left");
+    }
     Ok(())
 }
 
