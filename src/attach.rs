@@ -12,8 +12,8 @@ use lynceus_introspect::backend::sealed::SealedMap;
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::target::{OpenOptions, Target, Unread};
-use lynceus_introspect::{GapReason, Partial, Pause};
+use lynceus_introspect::target::{Control, OpenOptions, Target, Unread};
+use lynceus_introspect::{ControlError, GapReason, Partial, Pause, Processors};
 use lynceus_profiles::Shared;
 use lynceus_profiles::kernel_file::{self, KernelImage};
 use lynceus_profiles::module_file::ModuleFolder;
@@ -27,8 +27,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who stops the guest for a moment, for those who may not do it themselves.
-pub(crate) type Pauser = Arc<dyn Pause + Send + Sync>;
+/// Who speaks to the hypervisor, for those who may not do it themselves: stops the guest for a moment, and tells its processors' registers.
+pub(crate) trait Asker: Pause + Processors + Send + Sync {}
+impl<T: Pause + Processors + Send + Sync> Asker for T {}
 
 /// A target that was opened with all that is needed to attach to it.
 pub(crate) struct Prepared {
@@ -39,7 +40,7 @@ pub(crate) struct Prepared {
     image: ImageFiles,
     unpacked: Option<Unpacked>,
     modules: Option<ModuleFolder>,
-    pauser: Option<Pauser>,
+    asker: Option<Arc<dyn Asker>>,
 }
 
 /// Kernels that somebody unpacked and that many processes have mapped, by the digests of their files.
@@ -62,7 +63,7 @@ impl Prepared {
         let options = Options { tries: look.tries.max(1), max_pause, ..Options::default() };
         let (image, store) = (ImageFiles::default(), store(look));
         let name = name.to_owned();
-        Ok(Prepared { name, target, store, options, image, unpacked: None, modules: None, pauser: None })
+        Ok(Prepared { name, target, store, options, image, unpacked: None, modules: None, asker: None })
     }
 
     /// Opens the kernel's own file as well: the one given, else the one that the VM was started with.
@@ -102,18 +103,18 @@ impl Prepared {
         booted_from.map(Arc::new).chain(imported).find(is_it)
     }
 
-    /// From here on nothing takes rights: the store's files are opened, and who stops the guest is `pauser`, if anyone.
+    /// From here on nothing takes rights: the store's files are opened, and who speaks to the hypervisor is `asker`, if anyone.
     /// What earlier workers of `vm` learned is there too.
-    pub(crate) fn for_worker(mut self, vm: &str, pauser: Option<Pauser>) -> Result<Prepared> {
+    pub(crate) fn for_worker(mut self, vm: &str, asker: Option<Arc<dyn Asker>>) -> Result<Prepared> {
         self.target.confine();
         self.store = self.store.map(|store| store.opened(vm)).transpose()?;
-        self.pauser = pauser;
+        self.asker = asker;
         Ok(self)
     }
 
     /// Reads what the target is, and finds its kernel. What cannot be stored for the next time is said on standard error.
     pub(crate) fn attach(self) -> Result<Guest> {
-        let Prepared { name, target, store, options, image, unpacked, modules, pauser } = self;
+        let Prepared { name, target, store, options, image, unpacked, modules, asker } = self;
         let target = target.read()?;
         let qemu = match &target {
             // One that could not be asked where its RAM is would not say this either, after half a second.
@@ -129,8 +130,9 @@ impl Prepared {
         if let Some(error) = &attached.store_error {
             eprintln!("lynceus: the profile could not be kept: {error}");
         }
-        if let Some(pauser) = pauser {
-            attached.guest = attached.guest.with_pause(pauser);
+        let is_dump = matches!(target, Target::Dump { .. });
+        if let Some(asker) = asker.filter(|_| !is_dump) {
+            attached.guest = attached.guest.with_pause(asker.clone()).with_processors(asker);
         }
         let release = &attached.guest.kernel().profile.identity.release;
         if let Some(modules) = modules.filter(|modules| modules.release() == release) {
@@ -302,6 +304,12 @@ pub(crate) fn open_regular(path: &Path) -> Result<File> {
 /// Opens a target, and says what its admin should know of it.
 pub(crate) fn open(name: &str, allow_unrestricted: bool) -> Result<Target> {
     Ok(open_unread(name, allow_unrestricted)?.read()?)
+}
+
+/// A running VM's hypervisor, to be asked about it. Reads nothing that a guest wrote.
+pub(crate) fn control(name: &str, allow_unrestricted: bool) -> Result<Arc<dyn Control>, ControlError> {
+    let opened = open_unread(name, allow_unrestricted);
+    opened.map_err(|error| ControlError::Unavailable(format!("{error:#}")))?.control()
 }
 
 fn open_unread(name: &str, allow_unrestricted: bool) -> Result<Unread> {

@@ -9,6 +9,7 @@
 
 pub mod addr;
 pub mod backend;
+pub mod control;
 pub mod find;
 pub mod linux;
 pub mod memory;
@@ -16,12 +17,15 @@ pub mod observe;
 pub mod paging;
 pub mod partial;
 pub mod pause;
+pub mod processors;
 pub mod space;
 pub mod target;
 
 pub use addr::{Gfn, Gpa, GpaRange, Gva};
+pub use control::ControlError;
 pub use memory::{GuestMemory, ReadError, SharedMemory, Stability};
 pub use partial::{Gap, GapReason, Partial};
-pub use pause::{Pause, PauseError, Paused};
+pub use pause::{Pause, Paused};
+pub use processors::{Processor, Processors};
 pub use space::{AccessError, AddressSpace};
 pub use target::{Target, TargetError};

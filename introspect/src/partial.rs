@@ -1,6 +1,6 @@
 //! Results that say what they could not read.
 
-use crate::{AccessError, Gva};
+use crate::{AccessError, ControlError, Gva};
 use lynceus_profiles::ProfileError;
 
 /// More gaps than this are counted, not kept: a hostile guest can make millions.
@@ -52,6 +52,9 @@ pub enum GapReason {
     /// The look would have read more than it may keep.
     #[error("the look reads more than {0} bytes")]
     TooLarge(u64),
+    /// The hypervisor was asked, and gave no answer.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// It took longer than it may.
     #[error("it took longer than {0:?}")]
     Time(std::time::Duration),

@@ -7,7 +7,8 @@
 use crate::backend::dump::{Dump, DumpError, DumpFile, RawLayout};
 use crate::backend::qemu::{self, Qemu, QemuError, Vm};
 use crate::backend::xen::{self, Domain, DomainKind, Xen, XenError};
-use crate::{GuestMemory, Pause, PauseError, SharedMemory};
+use crate::processors::Recorded;
+use crate::{ControlError, GuestMemory, Pause, Processors, SharedMemory};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,6 +87,18 @@ impl Unread {
         }
     }
 
+    /// Its hypervisor, to be asked by whoever must not read what a guest or a dump's maker wrote.
+    pub fn control(self) -> Result<Arc<dyn Control>, ControlError> {
+        match self {
+            Unread::Vm(vm) if vm.can_pause() => Ok(Arc::new(*vm)),
+            Unread::Vm(_) => {
+                Err(ControlError::Unavailable("the VM was started without a QMP socket".to_owned()))
+            }
+            Unread::Xen(domain) => Ok(Arc::new(*domain)),
+            Unread::File { .. } => Err(ControlError::Unavailable("a dump does not run".to_owned())),
+        }
+    }
+
     /// Whether the handle that will read it can read nothing else.
     pub fn is_restricted(&self) -> bool {
         match self {
@@ -107,6 +120,14 @@ impl Unread {
             Unread::File { .. } => None,
         }
     }
+}
+
+/// A running VM's hypervisor, and what may be asked of it beside memory.
+pub trait Control: Pause + Processors + Send + Sync {
+    /// Stops the VM until [`Control::go_on`], whoever goes meanwhile: not for a look, but because of one.
+    fn stop(&self) -> Result<(), ControlError>;
+    /// Lets it go on after [`Control::stop`].
+    fn go_on(&self) -> Result<(), ControlError>;
 }
 
 /// How carefully a target is opened.
@@ -262,21 +283,17 @@ impl Target {
         }
     }
 
-    /// Stops it until [`Target::go_on`], whoever goes meanwhile: not for a look, but because of one.
-    pub fn stop(&self) -> Result<(), PauseError> {
+    /// Who tells the registers of its processors, where anyone does. Whether a control socket is free shows when it is asked.
+    pub fn processors(&self) -> Option<Arc<dyn Processors + Send + Sync>> {
         match self {
-            Target::Vm(vm) => vm.stop(),
-            Target::Xen(domain) => domain.stop(),
-            Target::Dump { .. } => Err(PauseError::Unavailable("a dump does not run".to_owned())),
-        }
-    }
-
-    /// Lets it go on after [`Target::stop`].
-    pub fn go_on(&self) -> Result<(), PauseError> {
-        match self {
-            Target::Vm(vm) => vm.go_on(),
-            Target::Xen(domain) => domain.go_on(),
-            Target::Dump { .. } => Err(PauseError::Unavailable("a dump does not run".to_owned())),
+            Target::Vm(vm) if !vm.can_pause() => None,
+            Target::Vm(vm) => Some(vm.clone()),
+            Target::Xen(domain) if domain.can_pause() => Some(domain.clone()),
+            Target::Xen(_) => None,
+            Target::Dump { dump, .. } => {
+                let recorded = dump.processors();
+                (!recorded.is_empty()).then(|| Arc::new(Recorded(recorded.to_vec())) as _)
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 mod machine;
 
 use lynceus_introspect::backend::qemu::{LayoutFrom, Qemu, QemuError, QmpError, list};
-use lynceus_introspect::{Gpa, GuestMemory, Pause, PauseError, ReadError, Target};
+use lynceus_introspect::{ControlError, Gpa, GuestMemory, Pause, ReadError, Target};
 use machine::{Machine, Monitor};
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
@@ -87,7 +87,7 @@ fn every_way(build: fn(&mut Machine), mapped: bool) {
     assert_eq!((free.is_mapped(), busy.is_mapped()), (mapped, mapped));
     compare(&machine, &free, &mut monitor);
     compare(&machine, &busy, &mut monitor);
-    assert!(matches!(busy.pause().err(), Some(PauseError::Unavailable(_))), "the monitor holds the socket");
+    assert!(matches!(busy.pause().err(), Some(ControlError::Unavailable(_))), "the monitor holds the socket");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn works_without_a_control_socket() {
     let vm = machine.open_eventually();
     assert_eq!(vm.layout(), &LayoutFrom::CommandLine(QmpError::None));
     vm.read(Gpa(1 << 20), &mut [0; 4096]).unwrap();
-    assert!(matches!(vm.pause().err(), Some(PauseError::Unavailable(_))));
+    assert!(matches!(vm.pause().err(), Some(ControlError::Unavailable(_))));
     assert!(Target::open(&format!("pid:{}", machine.pid())).unwrap().pausable().is_none());
 }
 
@@ -246,7 +246,7 @@ fn a_pause_ends_with_its_lease() {
     let vm = Qemu::open(machine.pid()).unwrap().with_pause_lease(Duration::from_millis(200));
     let paused = vm.pause().unwrap();
     machine.second_monitor().await_state("running");
-    assert!(matches!(paused.resume(), Err(PauseError::Refused(_))), "the look must learn of it");
+    assert!(matches!(paused.resume(), Err(ControlError::Refused(_))), "the look must learn of it");
     let leaked = vm.pause().unwrap();
     std::mem::forget(leaked);
     machine.second_monitor().await_state("running");

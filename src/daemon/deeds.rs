@@ -7,9 +7,10 @@ use super::respond::Deed;
 use crate::attach;
 use crate::commands::firewall;
 use anyhow::{Context, Result};
-use lynceus_introspect::target::Target;
+use lynceus_introspect::target::Control;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -75,13 +76,13 @@ fn work(task: &Task, firewall_state: &Path) -> Result<String> {
     match &task.what {
         What::Do(Deed::Isolate) => isolate(task, firewall_state, true),
         What::Do(Deed::Pause) => {
-            open(task)?.stop()?;
+            control(task)?.stop()?;
             Ok("paused".to_owned())
         }
         What::Release(deeds) => {
             let undone = deeds.iter().map(|deed| match deed {
                 Deed::Isolate => isolate(task, firewall_state, false),
-                Deed::Pause => open(task)?.go_on().map(|()| "runs".to_owned()).map_err(Into::into),
+                Deed::Pause => control(task)?.go_on().map(|()| "runs".to_owned()).map_err(Into::into),
             });
             Ok(undone.collect::<Result<Vec<_>>>()?.join(", "))
         }
@@ -89,9 +90,9 @@ fn work(task: &Task, firewall_state: &Path) -> Result<String> {
     }
 }
 
-fn open(task: &Task) -> Result<Target> {
+fn control(task: &Task) -> Result<Arc<dyn Control>> {
     let target = task.target.as_deref().context("it does not run")?;
-    attach::open(target, true)
+    Ok(attach::control(target, true)?)
 }
 
 fn isolate(task: &Task, firewall_state: &Path, is_isolated: bool) -> Result<String> {

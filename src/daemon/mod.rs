@@ -41,6 +41,7 @@ use crate::sandbox;
 use anyhow::{Context, Result};
 use config::{Log, LogFormat, LogLevel};
 use lynceus_alerts::{Alert, Pipeline};
+use lynceus_introspect::{ControlError, Processor};
 use process::WorkerId;
 use protocol::Reply;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -66,6 +67,8 @@ enum Event {
     Unpacked(WorkerId, Result<std::fs::File, String>),
     /// A guest was paused for its worker, or goes on, or why not.
     Paused(WorkerId, Result<(), String>),
+    /// What a guest's processors hold, for its worker, or why nobody can tell.
+    Registers(WorkerId, Result<Vec<Processor>, ControlError>),
     /// Somebody asks something.
     Control(control::Asked, Sender<Answer>),
     /// Something that is an alert as it is.

@@ -4,7 +4,9 @@
 //! the worker that reads it. *Never*: lets either side have more than one question open.
 
 use lynceus_firewall::Who;
+use lynceus_introspect::ControlError;
 use lynceus_introspect::linux::Connection;
+use lynceus_introspect::processors::Processor;
 use lynceus_policy::syntax;
 use lynceus_scanners::Finding;
 use lynceus_scanners::signatures::Summary;
@@ -105,6 +107,8 @@ pub(super) enum Request {
     Who(Connection),
     /// The answer to [`Reply::Pause`] and [`Reply::Resume`]: why it failed, where it did.
     Paused(Option<String>),
+    /// The answer to [`Reply::Registers`].
+    Registers(Result<Vec<Processor>, ControlError>),
 }
 
 /// What a worker answers.
@@ -125,6 +129,8 @@ pub(super) enum Reply {
     Pause,
     /// And let it go on.
     Resume,
+    /// Ask the hypervisor for the registers of the guest's processors.
+    Registers,
     /// What was learned of the guest's kernel, for the profile store: to be kept under its digest, and not read.
     /// As many bytes follow.
     Learned(u64),

@@ -119,6 +119,7 @@ impl Supervisor {
             Event::Learned(id, profile) => self.learned(id, &profile),
             Event::Unpacked(id, file) => self.unpacked(id, file),
             Event::Paused(id, result) => self.answer_pause(id, result),
+            Event::Registers(id, told) => self.answer_registers(id, told),
             Event::Control(asked, answer) => control::handle(self, asked, &answer),
             Event::Alert(alert) => self.raise(vec![*alert]),
             Event::Guard(event) => self.hear_guard(&event),

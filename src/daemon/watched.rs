@@ -76,6 +76,8 @@ pub(super) struct Watched {
     pub(super) busy: Option<(Busy, Duration)>,
     /// It is paused for a look, by a thread that waits for this.
     pub(super) paused: Option<Sender<()>>,
+    /// A thread asks for the registers of its processors.
+    pub(super) asks_registers: bool,
     pub(super) ready: Option<Ready>,
     /// Workers so far.
     pub(super) turn: u64,
@@ -110,6 +112,7 @@ impl Watched {
             worker: None,
             busy: None,
             paused: None,
+            asks_registers: false,
             ready: None,
             turn: 0,
             unpacks: None,
@@ -132,6 +135,7 @@ impl Watched {
     pub(super) fn end_worker(&mut self) {
         self.worker.take().map(|worker| worker.end(false));
         (self.ready, self.paused, self.busy) = (None, None, None);
+        self.asks_registers = false;
     }
 
     /// Its worker failed: the next one comes after some time, longer each time.

@@ -14,7 +14,7 @@ use crate::sandbox::{self, Limits};
 use anyhow::{Context, Result, bail};
 use lynceus_introspect::linux::LinuxGuest;
 use lynceus_introspect::memory::ram_bytes;
-use lynceus_introspect::{Partial, Pause, PauseError, Paused};
+use lynceus_introspect::{ControlError, Partial, Pause, Paused, Processor, Processors};
 use lynceus_policy::syntax;
 use lynceus_profiles::Block;
 use lynceus_profiles::kernel_file::KernelImage;
@@ -111,11 +111,11 @@ impl Worker {
         let signatures =
             (!begin.rules.is_empty() || begin.hashes.is_some()).then(|| rules(begin)).transpose()?;
         // All that takes rights comes before the first byte of the guest is read.
-        let pauser = AskSupervisor(channel.clone());
+        let supervisor = Arc::new(AskSupervisor(channel.clone()));
         let prepared = Prepared::open(&begin.target, &look(begin))?;
         let prepared = if begin.compares { prepared.with_image(None)? } else { prepared };
         let prepared = prepared.with_unpacked(&begin.kernels).with_modules(begin.modules.as_ref());
-        let prepared = prepared.for_worker(&begin.vm, Some(Arc::new(pauser)))?;
+        let prepared = prepared.for_worker(&begin.vm, Some(supervisor))?;
         let limits = Limits { memory_bytes: begin.memory_bytes, ..Limits::default() };
         let missing_layers = sandbox::lock_down(&limits)?.missing();
         let mut guest = prepared.attach()?;
@@ -176,7 +176,9 @@ impl Worker {
             Request::Evidence(finding) => self.evidence(&finding),
             Request::Processes => Reply::Processes(self.processes()),
             Request::Who(connection) => Reply::Who(who(self.guest.linux(), &connection)),
-            Request::Paused(_) => Reply::Failed("an answer that nobody waits for".to_owned()),
+            Request::Paused(_) | Request::Registers(_) => {
+                Reply::Failed("an answer that nobody waits for".to_owned())
+            }
         }
     }
 
@@ -254,26 +256,44 @@ fn lacks(guest: &LinuxGuest) -> Vec<String> {
     listed.filter(|name| !has(name)).take(MAX_MODULES).collect()
 }
 
-/// Pauses by asking: the worker may neither speak to the hypervisor nor start what would let the guest go on if it died.
+/// Pauses, and learns what the hypervisor knows of processors, by asking: the worker may neither speak to the hypervisor nor start what would let the
+/// guest go on if it died.
+#[derive(Clone)]
 struct AskSupervisor(Arc<Mutex<Channel>>);
 
 impl AskSupervisor {
-    fn ask(&self, what: &Reply) -> Result<()> {
+    fn ask(&self, what: &Reply) -> Result<Request> {
         let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         channel.send(what)?;
-        match channel.receive()? {
-            Some(Request::Paused(None)) => Ok(()),
-            Some(Request::Paused(Some(why))) => bail!("{why}"),
+        channel.receive()?.context("the supervisor is gone")
+    }
+
+    fn ask_pause(&self, what: &Reply) -> Result<()> {
+        match self.ask(what)? {
+            Request::Paused(None) => Ok(()),
+            Request::Paused(Some(why)) => bail!("{why}"),
             other => bail!("the supervisor says {other:?} where a pause was asked for"),
         }
     }
 }
 
+impl Processors for AskSupervisor {
+    fn processors(&self) -> Result<Vec<Processor>, ControlError> {
+        match self.ask(&Reply::Registers) {
+            Ok(Request::Registers(told)) => told,
+            Ok(other) => Err(ControlError::Refused(format!(
+                "the supervisor says {other:?} where registers were asked for"
+            ))),
+            Err(error) => Err(ControlError::Refused(format!("{error:#}"))),
+        }
+    }
+}
+
 impl Pause for AskSupervisor {
-    fn pause(&self) -> Result<Paused<'_>, PauseError> {
-        let refused = |error: anyhow::Error| PauseError::Unavailable(format!("{error:#}"));
-        self.ask(&Reply::Pause).map_err(refused)?;
-        Ok(Paused::new(move || self.ask(&Reply::Resume).map_err(refused)))
+    fn pause(&self) -> Result<Paused<'_>, ControlError> {
+        let refused = |error: anyhow::Error| ControlError::Unavailable(format!("{error:#}"));
+        self.ask_pause(&Reply::Pause).map_err(refused)?;
+        Ok(Paused::new(move || self.ask_pause(&Reply::Resume).map_err(refused)))
     }
 }
 

@@ -14,11 +14,11 @@ use super::{Event, Process, tell, worker};
 use crate::attach;
 use crate::output::escape;
 use crate::sandbox;
+use lynceus_introspect::{ControlError, Processor};
 use lynceus_policy::Look;
 use lynceus_profiles::store::ProfileStore;
 use lynceus_scanners::DETECTORS;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::Duration;
 
@@ -140,6 +140,10 @@ impl Supervisor {
             (Some(Ok(reply @ (Reply::Pause | Reply::Resume))), Some(busy)) => {
                 vm.busy = Some(busy);
                 self.pause(id, matches!(reply, Reply::Pause));
+            }
+            (Some(Ok(Reply::Registers)), Some(busy)) => {
+                vm.busy = Some(busy);
+                self.tell_registers(id);
             }
             (Some(Ok(Reply::Failed(why))), Some((Busy::Attaching, _))) if vm.unpacks.is_some() => {
                 self.unpacked(id, Err(why));
@@ -300,6 +304,26 @@ impl Supervisor {
         std::thread::spawn(move || hold_paused(id, &target, allow, &wait, &events));
     }
 
+    /// A worker wants to know what its guest's processors hold.
+    fn tell_registers(&mut self, id: WorkerId) {
+        let Some(vm) = self.vms.get_mut(&id.vm) else { return };
+        if std::mem::replace(&mut vm.asks_registers, true) {
+            return self.fail(id.vm, "it asks for registers twice at once", false);
+        }
+        let (target, events) = (vm.seen.target.clone(), self.events.clone());
+        let allow = self.config.vms.allow_unrestricted;
+        std::thread::spawn(move || {
+            let told = attach::control(&target, allow).and_then(|control| control.processors());
+            let _ = events.send(Event::Registers(id, told));
+        });
+    }
+
+    pub(super) fn answer_registers(&mut self, id: WorkerId, told: Result<Vec<Processor>, ControlError>) {
+        let Some(vm) = self.vms.get_mut(&id.vm).filter(|vm| vm.turn == id.turn) else { return };
+        vm.asks_registers = false;
+        self.ask(id.vm, &Request::Registers(told));
+    }
+
     pub(super) fn answer_pause(&mut self, id: WorkerId, result: Result<(), String>) {
         let Some(vm) = self.vms.get_mut(&id.vm).filter(|vm| vm.turn == id.turn) else { return };
         if result.is_err() {
@@ -323,13 +347,11 @@ fn hold_paused(
     wait: &Receiver<()>,
     events: &SyncSender<Event>,
 ) {
-    let opened = attach::open(target, allow_unrestricted).map_err(|error| format!("{error:#}"));
-    let pausable = opened.and_then(|target| target.pausable().ok_or_else(|| "no control socket".to_owned()));
-    let pause: Arc<_> = match pausable {
-        Ok(pause) => pause,
-        Err(why) => return drop(events.send(Event::Paused(id, Err(why)))),
+    let control = match attach::control(target, allow_unrestricted) {
+        Ok(control) => control,
+        Err(why) => return drop(events.send(Event::Paused(id, Err(why.to_string())))),
     };
-    let paused = pause.pause().map_err(|error| error.to_string());
+    let paused = control.pause().map_err(|error| error.to_string());
     let (paused, answer) = match paused {
         Ok(paused) => (Some(paused), Ok(())),
         Err(why) => (None, Err(why)),

@@ -201,6 +201,9 @@ pub fn attach_target(target: &Target, store: Option<&ProfileStore>) -> Result<At
     if let Some(pause) = target.pausable() {
         attached.guest = attached.guest.with_pause(pause);
     }
+    if let Some(processors) = target.processors() {
+        attached.guest = attached.guest.with_processors(processors);
+    }
     Ok(attached)
 }
 

@@ -28,7 +28,7 @@ use super::tracing::TracingLayout;
 use super::trees::TreesLayout;
 use crate::observe::{self, Observed};
 use crate::paging::Root;
-use crate::{GapReason, Gpa, Gva, Partial, Pause, SharedMemory};
+use crate::{GapReason, Gpa, Gva, Partial, Pause, Processors, SharedMemory};
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::module_file::ModuleFolder;
 use lynceus_profiles::{Profile, ProfileError};
@@ -233,12 +233,13 @@ pub struct LinuxGuest {
     image: Option<Arc<KernelImage>>,
     module_files: Option<Arc<ModuleFolder>>,
     pause: Option<Arc<dyn Pause + Send + Sync>>,
+    processors: Option<Arc<dyn Processors + Send + Sync>>,
 }
 
 impl LinuxGuest {
     /// Joins memory and the kernel found in it.
     pub fn new(memory: SharedMemory, kernel: Kernel) -> Self {
-        LinuxGuest { memory, kernel, image: None, module_files: None, pause: None }
+        LinuxGuest { memory, kernel, image: None, module_files: None, pause: None, processors: None }
     }
     /// What was found at attach.
     pub fn kernel(&self) -> &Kernel {
@@ -282,6 +283,16 @@ impl LinuxGuest {
     pub fn with_pause(mut self, pause: Arc<dyn Pause + Send + Sync>) -> Self {
         self.pause = Some(pause);
         self
+    }
+    /// Lets detectors ask for the registers of the guest's processors.
+    #[must_use]
+    pub fn with_processors(mut self, processors: Arc<dyn Processors + Send + Sync>) -> Self {
+        self.processors = Some(processors);
+        self
+    }
+    /// Who tells the registers of its processors, if anyone does.
+    pub fn processors(&self) -> Option<&(dyn Processors + Send + Sync)> {
+        self.processors.as_deref()
     }
     /// A look whose result held together at one instant, or has a gap that says it did not.
     /// `look` may run several times; see [`crate::observe`] for what is promised.

@@ -26,7 +26,7 @@ mod recorder;
 mod tests;
 
 use crate::memory::Stability;
-use crate::{GapReason, GuestMemory, Partial, Pause, PauseError};
+use crate::{ControlError, GapReason, GuestMemory, Partial, Pause};
 use recorder::Recorder;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ pub struct PauseReport {
     /// From the request to the resumed guest.
     pub lasted: Duration,
     /// Why the guest could not be paused, or not be resumed: then somebody must be told.
-    pub error: Option<PauseError>,
+    pub error: Option<ControlError>,
     /// The look was not done in time and was cut short.
     pub cut_short: bool,
 }

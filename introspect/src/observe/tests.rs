@@ -47,7 +47,7 @@ fn restless() -> Restless {
 }
 
 impl Pause for Restless {
-    fn pause(&self) -> Result<Paused<'_>, PauseError> {
+    fn pause(&self) -> Result<Paused<'_>, ControlError> {
         self.still.store(true, Ordering::SeqCst);
         Ok(Paused::new(|| {
             self.still.store(false, Ordering::SeqCst);
@@ -172,13 +172,13 @@ fn a_look_that_panics_resumes_the_guest() {
 fn a_pause_that_fails_is_reported() {
     struct Busy;
     impl Pause for Busy {
-        fn pause(&self) -> Result<Paused<'_>, PauseError> {
-            Err(PauseError::Timeout)
+        fn pause(&self) -> Result<Paused<'_>, ControlError> {
+            Err(ControlError::Timeout)
         }
     }
     let seen = observe(&restless().fake, Some(&Busy), &QUICK, pair);
     assert_eq!(seen.outcome, Outcome::Moving);
-    assert_eq!(seen.pause.and_then(|pause| pause.error), Some(PauseError::Timeout));
+    assert_eq!(seen.pause.and_then(|pause| pause.error), Some(ControlError::Timeout));
 }
 
 #[test]

@@ -34,10 +34,10 @@ pub mod write;
 mod xen;
 
 pub use image::DumpError;
-pub use notes::VcpuState;
 pub use raw::RawLayout;
 
 use crate::memory::Stability;
+use crate::processors::Processor;
 use crate::{Gfn, Gpa, GpaRange, GuestMemory, ReadError};
 use image::Image;
 use notes::Notes;
@@ -161,10 +161,10 @@ impl Dump {
         &self.warnings
     }
 
-    /// The vCPUs' registers, where the dump has them (QEMU's notes). Their writer is the hypervisor, not the
+    /// The processors' registers, where the dump has them (QEMU's notes). Their writer is the hypervisor, not the
     /// guest.
-    pub fn vcpus(&self) -> &[VcpuState] {
-        &self.notes.vcpus
+    pub fn processors(&self) -> &[Processor] {
+        &self.notes.processors
     }
 
     /// The kernel's VMCOREINFO text, where the dump has it. Its writer is the guest.

@@ -18,6 +18,7 @@ mod pause;
 mod place;
 mod process;
 mod qmp;
+mod registers;
 mod shared;
 
 pub use discover::{Vm, VmState, list};
@@ -129,10 +130,14 @@ impl Qemu {
     }
 
     fn find_ram(process: &Process) -> Result<(Vm, Found), QemuError> {
-        let (vm, config) = discover::describe(process)?;
+        let (mut vm, config) = discover::describe(process)?;
         let told = Qmp::connect_any(process, &vm.qmp_sockets, vm.uuid.as_deref())
             .map_err(QemuError::from)
-            .and_then(|mut qmp| blocks::told(process, &mut qmp));
+            .and_then(|(mut qmp, index)| {
+                // The free one is tried first from here on: to find out that another is held takes a while.
+                vm.qmp_sockets.swap(0, index);
+                blocks::told(process, &mut qmp)
+            });
         let (segments, layout) = match told {
             Ok(segments) => (segments, LayoutFrom::Qemu),
             Err(QemuError::Qmp(why)) => (blocks::derived(process, &config)?, LayoutFrom::CommandLine(why)),
@@ -193,7 +198,7 @@ impl Qemu {
     }
 
     fn control(&self) -> Result<Qmp, QmpError> {
-        Qmp::connect_any(&self.process, &self.vm.qmp_sockets, self.vm.uuid.as_deref())
+        Qmp::connect_any(&self.process, &self.vm.qmp_sockets, self.vm.uuid.as_deref()).map(|(qmp, _)| qmp)
     }
 
     fn read_segments(&self, at: Gpa, buf: &mut [u8], once: bool) -> Result<(), ReadError> {

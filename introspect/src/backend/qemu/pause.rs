@@ -7,7 +7,8 @@
 use super::Qemu;
 use super::qmp::{Qmp, QmpError};
 use crate::backend::watchdog::{Watchdog, wait, was_called_off};
-use crate::{Pause, PauseError, Paused};
+use crate::target::Control;
+use crate::{ControlError, Pause, Paused};
 use serde_json::json;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -18,7 +19,7 @@ const HEARD: &[u8] = b"watchdog";
 const LINGER_MS: i32 = 5000;
 
 impl Pause for Qemu {
-    fn pause(&self) -> Result<Paused<'_>, PauseError> {
+    fn pause(&self) -> Result<Paused<'_>, ControlError> {
         let mut qmp = self.control()?;
         if qmp.run_state()? != "running" {
             // Stands still already. The connection is kept: QEMU admits nobody else who could resume it there.
@@ -32,7 +33,7 @@ impl Pause for Qemu {
         let watchdog = unsafe {
             Watchdog::start(connection, self.lease, |pipe, woken| let_go_on(connection, pipe, woken))
         }
-        .map_err(|error| PauseError::Unavailable(format!("no process to guard the pause: {error}")))?;
+        .map_err(|error| ControlError::Unavailable(format!("no process to guard the pause: {error}")))?;
         match qmp.execute("stop", json!({})) {
             Ok(_) => Ok(Paused::new(move || resume(&mut qmp, watchdog))),
             Err(error) => {
@@ -44,36 +45,35 @@ impl Pause for Qemu {
     }
 }
 
-impl Qemu {
-    /// Stops the guest until [`Qemu::go_on`], whoever goes meanwhile.
-    pub fn stop(&self) -> Result<(), PauseError> {
+impl Control for Qemu {
+    fn stop(&self) -> Result<(), ControlError> {
         Ok(self.control()?.execute("stop", json!({})).map(drop)?)
     }
 
-    /// Lets a stopped guest go on. One that runs already does so still.
-    pub fn go_on(&self) -> Result<(), PauseError> {
+    /// One that runs already does so still.
+    fn go_on(&self) -> Result<(), ControlError> {
         Ok(self.control()?.execute("cont", json!({})).map(drop)?)
     }
 }
 
 /// The watchdog goes last: if this fails or is killed on the way, it still does its work.
-fn resume(qmp: &mut Qmp, watchdog: Watchdog) -> Result<(), PauseError> {
+fn resume(qmp: &mut Qmp, watchdog: Watchdog) -> Result<(), ControlError> {
     qmp.execute("cont", json!({}))?;
     if watchdog.call_off() {
         Ok(())
     } else {
-        Err(PauseError::Refused(
+        Err(ControlError::Refused(
             "the pause lasted longer than allowed, and the guest was resumed before its end".to_owned(),
         ))
     }
 }
 
-impl From<QmpError> for PauseError {
-    fn from(error: QmpError) -> PauseError {
+impl From<QmpError> for ControlError {
+    fn from(error: QmpError) -> ControlError {
         match error {
-            QmpError::Timeout(_) => PauseError::Timeout,
-            QmpError::Refused { .. } => PauseError::Refused(error.to_string()),
-            _ => PauseError::Unavailable(error.to_string()),
+            QmpError::Timeout(_) => ControlError::Timeout,
+            QmpError::Refused { .. } => ControlError::Refused(error.to_string()),
+            _ => ControlError::Unavailable(error.to_string()),
         }
     }
 }

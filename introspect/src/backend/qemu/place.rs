@@ -46,7 +46,7 @@ pub fn place(vm: &Vm) -> Result<Place, QmpError> {
     if now.started_ticks != vm.started_ticks {
         return Err(gone("the VM has ended".to_owned()));
     }
-    let mut qmp = Qmp::connect_any(&process, &vm.qmp_sockets, vm.uuid.as_deref())?;
+    let (mut qmp, _) = Qmp::connect_any(&process, &vm.qmp_sockets, vm.uuid.as_deref())?;
     qmp.run_state().map(|state| Place::of(&state))
 }
 

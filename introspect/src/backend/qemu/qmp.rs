@@ -70,16 +70,16 @@ pub(super) struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to the first of the VM's sockets that answers.
+    /// Connects to the first of the VM's sockets that answers, and tells which.
     pub(super) fn connect_any(
         process: &Process,
         paths: &[PathBuf],
         uuid: Option<&str>,
-    ) -> Result<Qmp, QmpError> {
+    ) -> Result<(Qmp, usize), QmpError> {
         let mut error = QmpError::None;
-        for path in paths.iter().take(4) {
+        for (index, path) in paths.iter().take(4).enumerate() {
             match Qmp::connect(process, path, uuid) {
-                Ok(qmp) => return Ok(qmp),
+                Ok(qmp) => return Ok((qmp, index)),
                 Err(why) => error = why,
             }
         }

@@ -27,6 +27,10 @@ pub(super) const PAUSEDOMAIN: u32 = 3;
 pub(super) const UNPAUSEDOMAIN: u32 = 4;
 /// `XEN_DOMCTL_getdomaininfo`.
 pub(super) const GETDOMAININFO: u32 = 5;
+/// `XEN_DOMCTL_getvcpucontext`: `vcpu` at 0, `ctxt` at 8 of the union. Of a PV domain a `vcpu_guest_context_t`.
+pub(super) const GETVCPUCONTEXT: u32 = 13;
+/// `XEN_DOMCTL_gethvmcontext_partial`: `type` at 0, `instance` at 4, `bufsz` at 8, `buffer` at 16 of the union.
+pub(super) const GETHVMCONTEXT_PARTIAL: u32 = 55;
 /// `XEN_DOMCTL_getpageframeinfo3`, 1,024 frames at most.
 pub(super) const GETPAGEFRAMEINFO3: u32 = 61;
 pub(super) const MAX_FRAMES_ASKED: usize = 1024;
@@ -88,7 +92,33 @@ pub(super) mod info {
     pub(crate) const MAX_PAGES: usize = 16;
     pub(crate) const SHARED_INFO_FRAME: usize = 48;
     pub(crate) const NR_ONLINE_VCPUS: usize = 64;
+    pub(crate) const MAX_VCPU_ID: usize = 68;
     pub(crate) const HANDLE: usize = 76;
+}
+
+/// `HVM_SAVE_CODE(CPU)`, and members of its `struct hvm_hw_cpu` (`public/arch-x86/hvm/save.h`).
+pub(super) mod hvm_cpu {
+    pub(crate) const CODE: u32 = 2;
+    pub(crate) const BYTES: usize = 1032;
+    pub(crate) const CR0: usize = 656;
+    pub(crate) const CR3: usize = 672;
+    pub(crate) const CR4: usize = 680;
+    pub(crate) const IDTR_BASE: usize = 872;
+    pub(crate) const SYSENTER_EIP: usize = 936;
+    pub(crate) const MSR_LSTAR: usize = 960;
+    pub(crate) const MSR_CSTAR: usize = 976;
+}
+
+/// Members of `struct vcpu_guest_context` (`public/arch-x86/xen.h`), of a 64-bit PV guest.
+pub(super) mod pv_context {
+    pub(crate) const BYTES: usize = 5168;
+    /// 256 of `struct trap_info`: vector at 0, address at 8.
+    pub(crate) const TRAPS: usize = 720;
+    pub(crate) const TRAP_BYTES: usize = 16;
+    pub(crate) const TRAP_COUNT: usize = 256;
+    pub(crate) const EVENT_EIP: usize = 5112;
+    pub(crate) const FAILSAFE_EIP: usize = 5120;
+    pub(crate) const SYSCALL_EIP: usize = 5128;
 }
 
 /// `struct shared_info`, `arch` (`struct arch_shared_info`): `max_pfn`, `p2m_cr3`, `p2m_vaddr` of a PV guest.

@@ -16,13 +16,23 @@ pub(super) struct Info {
     pub(super) max_pages: u64,
     pub(super) shared_info_frame: u64,
     pub(super) vcpus: u32,
+    pub(super) max_vcpu: u32,
     pub(super) uuid: [u8; 16],
 }
 
 impl Info {
     /// A domain that Xen may not be asked about: taken for PVH or HVM, for others cannot be looked into then.
     pub(super) fn unknown(id: u16) -> Info {
-        Info { id, flags: abi::HVM, pages: 0, max_pages: 0, shared_info_frame: 0, vcpus: 0, uuid: [0; 16] }
+        Info {
+            id,
+            flags: abi::HVM,
+            pages: 0,
+            max_pages: 0,
+            shared_info_frame: 0,
+            vcpus: 0,
+            max_vcpu: 0,
+            uuid: [0; 16],
+        }
     }
 
     pub(super) fn is(&self, flag: u32) -> bool {
@@ -39,6 +49,7 @@ impl Info {
             max_pages: long(info::MAX_PAGES)?,
             shared_info_frame: long(info::SHARED_INFO_FRAME)?,
             vcpus: word(info::NR_ONLINE_VCPUS)?,
+            max_vcpu: word(info::MAX_VCPU_ID)?,
             uuid: *bytes.get(info::HANDLE..)?.first_chunk()?,
         })
     }
@@ -134,6 +145,35 @@ pub(super) fn populated(
         .chunks_exact(8)
         .map(|part| !abi::PFINFO_NONE.contains(&(kind(part) & abi::PFINFO_MASK)))
         .collect())
+}
+
+/// A PVH or HVM domain's saved state of one kind and instance.
+pub(super) fn hvm_context(
+    xen: &dyn Hypervisor,
+    abi: Abi,
+    domain: u16,
+    kind: u32,
+    instance: u32,
+    record: &mut [u8],
+) -> io::Result<()> {
+    let mut domctl = domctl(abi, abi::GETHVMCONTEXT_PARTIAL, domain);
+    put(&mut domctl, abi::DOMCTL_UNION, &kind.to_le_bytes());
+    put(&mut domctl, abi::DOMCTL_UNION + 4, &instance.to_le_bytes());
+    put(&mut domctl, abi::DOMCTL_UNION + 8, &(record.len() as u64).to_le_bytes());
+    xen.call(abi::DOMCTL, None, &mut domctl, Some((abi::DOMCTL_UNION + 16, record))).map(drop)
+}
+
+/// A PV domain's processor.
+pub(super) fn vcpu_context(
+    xen: &dyn Hypervisor,
+    abi: Abi,
+    domain: u16,
+    number: u32,
+    context: &mut [u8],
+) -> io::Result<()> {
+    let mut domctl = domctl(abi, abi::GETVCPUCONTEXT, domain);
+    put(&mut domctl, abi::DOMCTL_UNION, &number.to_le_bytes());
+    xen.call(abi::DOMCTL, None, &mut domctl, Some((abi::DOMCTL_UNION + 8, context))).map(drop)
 }
 
 /// The highest guest frame that an HVM or PVH domain may have.

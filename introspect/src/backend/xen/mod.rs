@@ -14,6 +14,7 @@ mod control;
 mod frames;
 mod pause;
 mod privcmd;
+mod registers;
 mod store;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]

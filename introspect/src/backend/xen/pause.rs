@@ -7,12 +7,13 @@
 use super::privcmd::{Buffer, hypercall};
 use super::{LEASE, Xen, abi, control};
 use crate::backend::watchdog::Watchdog;
-use crate::{Pause, PauseError, Paused};
+use crate::target::Control;
+use crate::{ControlError, Pause, Paused};
 
 impl Pause for Xen {
-    fn pause(&self) -> Result<Paused<'_>, PauseError> {
+    fn pause(&self) -> Result<Paused<'_>, ControlError> {
         let Some((xen, abi)) = self.control.clone() else {
-            return Err(PauseError::Unavailable("this domain may not ask Xen for it".to_owned()));
+            return Err(ControlError::Unavailable("this domain may not ask Xen for it".to_owned()));
         };
         let (id, fd) = (self.domain.id, xen.fd());
         let unpause = control::domctl(abi, abi::UNPAUSEDOMAIN, id);
@@ -25,40 +26,41 @@ impl Pause for Xen {
         };
         // SAFETY: see `undo`.
         let watchdog = unsafe { Watchdog::start(fd, LEASE, undo) }
-            .map_err(|error| PauseError::Unavailable(format!("no process to guard the pause: {error}")))?;
+            .map_err(|error| ControlError::Unavailable(format!("no process to guard the pause: {error}")))?;
         if let Err(error) = control::pause(&*xen, abi, id, true) {
             // Not paused: an unpause of the watchdog's would be one too many.
             watchdog.call_off();
-            return Err(PauseError::Refused(error.to_string()));
+            return Err(ControlError::Refused(error.to_string()));
         }
         Ok(Paused::new(move || {
             // First this: whoever is killed in between leaves a guest that runs.
             let done = control::pause(&*xen, abi, id, false);
             if !watchdog.call_off() {
                 let why = "the pause lasted longer than allowed, and the guest was resumed before its end";
-                return Err(PauseError::Refused(why.to_owned()));
+                return Err(ControlError::Refused(why.to_owned()));
             }
-            done.map_err(|error| PauseError::Refused(error.to_string()))
+            done.map_err(|error| ControlError::Refused(error.to_string()))
         }))
     }
 }
 
-impl Xen {
-    /// Stops the guest until [`Xen::go_on`], whoever goes meanwhile. Xen counts: twice stopped is to be let go on twice.
-    pub fn stop(&self) -> Result<(), PauseError> {
+impl Control for Xen {
+    /// Xen counts: twice stopped is to be let go on twice.
+    fn stop(&self) -> Result<(), ControlError> {
         self.set_paused(true)
     }
 
-    /// Lets a stopped guest go on.
-    pub fn go_on(&self) -> Result<(), PauseError> {
+    fn go_on(&self) -> Result<(), ControlError> {
         self.set_paused(false)
     }
+}
 
-    fn set_paused(&self, is_paused: bool) -> Result<(), PauseError> {
+impl Xen {
+    fn set_paused(&self, is_paused: bool) -> Result<(), ControlError> {
         let Some((xen, abi)) = &self.control else {
-            return Err(PauseError::Unavailable("this domain may not ask Xen for it".to_owned()));
+            return Err(ControlError::Unavailable("this domain may not ask Xen for it".to_owned()));
         };
         control::pause(&**xen, *abi, self.domain.id, is_paused)
-            .map_err(|error| PauseError::Refused(error.to_string()))
+            .map_err(|error| ControlError::Refused(error.to_string()))
     }
 }

@@ -4,9 +4,12 @@ use super::abi::{self, ABIS, Abi};
 use super::control;
 use super::frames::Frames;
 use super::privcmd::{Hypervisor, Window};
+use super::registers;
 use super::store::XenStore;
 use super::windows::{Missing, Part, Windows};
 use super::*;
+use crate::ControlError;
+use crate::processors::{Processor, Upcall, UpcallKind};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Write};
 use std::sync::Mutex;
@@ -54,6 +57,7 @@ fn info_bytes(xen: &FakeXen) -> Vec<u8> {
     info[8..16].copy_from_slice(&(xen.frames.len() as u64).to_le_bytes());
     info[48..56].copy_from_slice(&0x900_u64.to_le_bytes());
     info[64..68].copy_from_slice(&2_u32.to_le_bytes());
+    info[68..72].copy_from_slice(&2_u32.to_le_bytes());
     info[76..92].copy_from_slice(&[0xab; 16]);
     info
 }
@@ -101,6 +105,15 @@ impl Hypervisor for FakeXen {
                     part.copy_from_slice(&kind.to_le_bytes());
                 }
             }
+            (abi::DOMCTL, abi::GETHVMCONTEXT_PARTIAL) if self.hvm => {
+                versioned(ABI.domctl)?;
+                assert_eq!(word(arg, abi::DOMCTL_UNION), abi::hvm_cpu::CODE);
+                fill(pointed.unwrap().1, word(arg, abi::DOMCTL_UNION + 4))?;
+            }
+            (abi::DOMCTL, abi::GETVCPUCONTEXT) if !self.hvm => {
+                versioned(ABI.domctl)?;
+                fill(pointed.unwrap().1, word(arg, abi::DOMCTL_UNION))?;
+            }
             (abi::DOMCTL, _) => versioned(ABI.domctl)?,
             (abi::MEMORY_OP, 14) => return Ok(self.frames.keys().last().copied().unwrap_or(0)),
             (abi::MEMORY_OP, _) => arg[24..32].copy_from_slice(&self.on_demand.to_le_bytes()),
@@ -121,6 +134,21 @@ impl Hypervisor for FakeXen {
         };
         Ok(Box::new(FakeWindow(frames.iter().map(page).collect())))
     }
+}
+
+/// Of a record each eight bytes hold their own place, and the processor's number in the top byte. Number 1 is off line.
+fn fill(record: &mut [u8], number: u32) -> io::Result<()> {
+    if number == 1 {
+        return Err(io::Error::from_raw_os_error(libc::ENODATA));
+    }
+    for (index, part) in record.chunks_exact_mut(8).enumerate() {
+        part.copy_from_slice(&placed(index * 8, number).to_le_bytes());
+    }
+    Ok(())
+}
+
+fn placed(at: usize, number: u32) -> u64 {
+    at as u64 | u64::from(number) << 56
 }
 
 fn numbered(frames: impl IntoIterator<Item = u64>) -> BTreeMap<u64, Vec<u8>> {
@@ -380,4 +408,30 @@ fn watches_wait_for_their_events_and_pass_over_the_rest() {
     watching.wait().unwrap();
     assert_eq!(watching.wait().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert!(store(&[(16, b"EACCES\0")]).watch("@releaseDomain").is_err());
+}
+
+#[test]
+fn registers_are_told_of_processors_that_are_on_line() {
+    let told = registers::all(&hvm(), ABI, 5, DomainKind::Hvm).unwrap();
+    let wanted = |number| Processor {
+        number,
+        cr0: Some(placed(656, number)),
+        cr3: Some(placed(672, number)),
+        cr4: Some(placed(680, number)),
+        idt_base: Some(placed(872, number)),
+        syscall: Some(placed(960, number)),
+        compat_syscall: Some(placed(976, number)),
+        sysenter: Some(placed(936, number)),
+        upcalls: Vec::new(),
+    };
+    assert_eq!(told, [wanted(0), wanted(2)]);
+    let told = registers::all(&FakeXen::default(), ABI, 5, DomainKind::Pv).unwrap();
+    assert_eq!(told.iter().map(|processor| processor.number).collect::<Vec<_>>(), [0, 2]);
+    let upcalls = &told[1].upcalls;
+    assert_eq!(upcalls.len(), 256 + 3);
+    assert_eq!(upcalls[14], Upcall { on: UpcallKind::Trap(14), to: placed(720 + 14 * 16 + 8, 2) });
+    assert_eq!(upcalls[258], Upcall { on: UpcallKind::Syscall, to: placed(5128, 2) });
+    let denied = FakeXen { fails: Some((abi::GETVCPUCONTEXT.into(), libc::EPERM)), ..FakeXen::default() };
+    let refused = registers::all(&denied, ABI, 5, DomainKind::Pv);
+    assert!(matches!(refused, Err(ControlError::Refused(_))), "{refused:?}");
 }
