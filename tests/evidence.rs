@@ -20,9 +20,13 @@ fn a_finding_is_seen_again_without_its_vm() -> Result<()> {
     let vmlinuz = kernels::fetch(kernel)?.vmlinuz.display().to_string();
     let folder = tempfile::tempdir()?;
     let (here, elsewhere) = (folder.path().join("here"), folder.path().join("elsewhere"));
-    for name in
-        ["byte inside of a function", "listing of sockets", "sight of packets", "executable in shared memory"]
-    {
+    for name in [
+        "byte inside of a function",
+        "listing of sockets",
+        "sight of packets",
+        "executable in shared memory",
+        "interrupt table of one's own",
+    ] {
         let guest = Guest::boot(&Spec::everyday(kernel, Paging::Five))?;
         let attack = ATTACKS.iter().find(|attack| attack.name == name).context("no such attack")?;
         guest.attack(attack)?;

@@ -7,6 +7,10 @@
 // kind=code      at: writes a jump to a function here over the first bytes at `at`
 // kind=byte      at: turns over the lowest bit of the byte at `at`
 // kind=gate      at: lets the interrupt gate at `at` lead here
+// kind=idtr      at: loads a copy of the interrupt table at `at` into every processor
+// kind=lstar     was: leads the system calls of every processor here, and on to `was`
+// kind=xen       was: has Xen, under which this kernel is paravirtual, lead its system calls here, and on to `was`
+// kind=smep      lets every processor run the memory of programs with the kernel's rights
 // kind=text      at, text: writes a string
 // kind=kprobe    at: probes the instruction
 // kind=ftrace    at: traces the function
@@ -38,7 +42,9 @@
 #include <linux/pid.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/smp.h>
 #include <net/net_namespace.h>
+#include <asm/msr-index.h>
 
 /* Words that are searched for the pointer. */
 #define MAX_WORDS 1024
@@ -100,6 +106,9 @@ static int change_pointer(void)
 	return -ESRCH;
 }
 
+/* What has to be done again and again, or at times. */
+static struct task_struct *blinker;
+
 /* A hook that is gone most of the time. */
 static int blink(void *unused)
 {
@@ -111,7 +120,6 @@ static int blink(void *unused)
 	}
 	return 0;
 }
-static struct task_struct *blinker;
 
 static int start_blinking(void)
 {
@@ -142,6 +150,89 @@ static void change_gate(void)
 	__builtin_memcpy(gate, &to, 2);
 	__builtin_memcpy(gate + 6, (char *)&to + 2, 6);
 	change((void *)at, gate, sizeof(gate));
+}
+
+/* Where a system call arrives: with the registers and the stack of the program that made it. */
+asm(".pushsection .text\n"
+    "lab_entry:\n"
+    "	endbr64\n"
+    "	jmp *was(%rip)\n"
+    ".popsection\n");
+extern char lab_entry[];
+
+static unsigned char table[4096] __attribute__((aligned(4096)));
+struct table_register {
+	unsigned short limit;
+	unsigned long base;
+} __attribute__((packed));
+static struct table_register own_table;
+
+static void load_table(void *back)
+{
+	struct table_register new = { .limit = sizeof(table) - 1, .base = (unsigned long)table };
+
+	if (back)
+		new = own_table;
+	else
+		asm volatile("sidt %0" : "=m"(own_table));
+	asm volatile("lidt %0" : : "m"(new));
+}
+
+static void change_entry(void *back)
+{
+	unsigned long to = back ? was : (unsigned long)lab_entry;
+
+	asm volatile("wrmsr" : : "c"(MSR_LSTAR), "a"((unsigned int)to), "d"((unsigned int)(to >> 32)));
+}
+
+/* CALLBACKOP_register of CALLBACKTYPE_syscall (xen/include/public/callback.h), by a hypercall of 64-bit PV kernels. */
+static void register_entry(void *back)
+{
+	struct {
+		unsigned short type, flags;
+		unsigned long address;
+	} callback = { .type = 5, .address = back ? was : (unsigned long)lab_entry };
+	long done = 30, op = 0;
+	void *what = &callback;
+
+	asm volatile("syscall" : "+a"(done), "+D"(op), "+S"(what) : : "rcx", "r11", "memory");
+	WARN_ON(done);
+}
+
+#define SMEP (1ul << 20)
+static void change_smep(void *back)
+{
+	unsigned long cr4;
+
+	asm volatile("mov %%cr4, %0" : "=r"(cr4));
+	asm volatile("mov %0, %%cr4" : : "r"(back ? cr4 | SMEP : cr4 & ~SMEP) : "memory");
+}
+
+/* What is done to every processor, and undone with an argument. */
+static void (*each)(void *);
+
+static int change_each(void (*how)(void *))
+{
+	each = how;
+	on_each_cpu(how, NULL, 1);
+	return 0;
+}
+
+/* A processor without INVPCID flushes its TLB by writing CR4, as the kernel wants it. */
+static int keep_smep_off(void *unused)
+{
+	while (!kthread_should_stop()) {
+		on_each_cpu(change_smep, NULL, 1);
+		msleep(1);
+	}
+	return 0;
+}
+
+static int start_unprotected(void)
+{
+	change_each(change_smep);
+	blinker = kthread_run(keep_smep_off, NULL, "lab-unprotected");
+	return IS_ERR(blinker) ? PTR_ERR(blinker) : 0;
 }
 
 static void change_text(void)
@@ -296,6 +387,14 @@ static int __init attack_init(void)
 		return change_code(), 0;
 	if (is("gate"))
 		return change_gate(), 0;
+	if (is("idtr"))
+		return __builtin_memcpy(table, (void *)at, sizeof(table)), change_each(load_table);
+	if (is("lstar"))
+		return change_each(change_entry);
+	if (is("xen"))
+		return change_each(register_entry);
+	if (is("smep"))
+		return start_unprotected();
 	if (is("text"))
 		return change_text(), 0;
 	if (is("byte")) {
@@ -328,7 +427,9 @@ static void __exit attack_exit(void)
 {
 	if (blinker)
 		kthread_stop(blinker);
-	if (changed)
+	if (each)
+		on_each_cpu(each, &each, 1);
+	else if (changed)
 		write_anywhere(changed, before, changed_bytes);
 	else if (is("kprobe"))
 		unregister_kprobe(&probe);

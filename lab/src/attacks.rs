@@ -66,6 +66,8 @@ pub const ATTACKS: &[Attack] = &[
         &[At("sys_call_table", 0), Was(&["__x64_sys_kexec_load"])],
     ),
     module("gate of an interrupt", "interrupt_handler", &[], "gate", &[At("idt_table", 16 * 5)]),
+    module("interrupt table of one's own", "processor_state", &[], "idtr", &[At("idt_table", 0)]),
+    module("protection switched off", "processor_state", &[], "smep", &[]),
     module(
         "listing of processes",
         "operation_table",
@@ -119,6 +121,18 @@ pub const ATTACKS: &[Attack] = &[
         kernels: SINCE_5_11,
         ..program("system calls kept from the kernel", "syscall_user_dispatch", "attack-dispatch")
     },
+];
+
+/// Those that only Xen can be asked about: QEMU does not tell these registers, and a PV kernel has its own.
+pub const XEN_ATTACKS: &[Attack] = &[
+    module("entry of system calls", "processor_state", &[], "lstar", &[Was(&["entry_SYSCALL_64"])]),
+    module(
+        "entry of system calls from Xen",
+        "processor_state",
+        &[],
+        "xen",
+        &[Was(&["xen_entry_SYSCALL_64", "xen_syscall_target"])],
+    ),
 ];
 
 const fn program(name: &'static str, detector: &'static str, program: &'static str) -> Attack {

@@ -20,8 +20,8 @@ pub use crossview::{hidden_modules, hidden_tasks};
 pub use finding::{Finding, Severity, Subject};
 pub use integrity::{
     bpf_helpers, helper_programs, interrupt_handlers, kernel_constants, kernel_text, module_text, notifiers,
-    operation_tables, packet_hooks, probe_handlers, shared_credentials, syscall_handlers, terminal_inputs,
-    trace_handlers,
+    operation_tables, packet_hooks, probe_handlers, processor_states, shared_credentials, syscall_handlers,
+    terminal_inputs, trace_handlers,
 };
 pub use processes::{
     covered_paths, dispatched, executable_memory, hidden_files, hidden_sockets, odd_executables,
@@ -81,6 +81,7 @@ pub const DETECTORS: &[Detector] = &[
     integrity::constants::DETECTOR,
     integrity::syscalls::DETECTOR,
     integrity::interrupts::DETECTOR,
+    integrity::processors::DETECTOR,
     integrity::operations::DETECTOR,
     integrity::probes::DETECTOR,
     integrity::traces::DETECTOR,

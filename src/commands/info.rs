@@ -38,6 +38,7 @@ struct Info {
     doubts: Vec<String>,
     rejected: Vec<String>,
     unavailable_views: Vec<String>,
+    registers: String,
     attach_ms: f64,
 }
 
@@ -94,7 +95,19 @@ fn gather(guest: &Guest) -> Info {
             .map(|other| format!("at {}: {}", other.text, other.reason))
             .collect(),
         unavailable_views: kernel.layouts.unavailable(),
+        registers: registers(guest.linux()),
         attach_ms: guest.attached.timings.total.as_secs_f64() * 1e3,
+    }
+}
+
+/// Whether anybody tells what the processors hold.
+fn registers(guest: &LinuxGuest) -> String {
+    let Some(asked) = guest.processors() else {
+        return "not told: neither a control channel nor a dump's notes".to_owned();
+    };
+    match asked.processors() {
+        Ok(processors) => format!("told of {} processors", processors.len()),
+        Err(why) => format!("not told: {why}"),
     }
 }
 
@@ -129,6 +142,7 @@ fn print(output: Output, info: &Info) {
     line("text", &format!("{:#x}, physical {:#x}", info.text_virtual, info.text_physical));
     line("KASLR slide", &format!("{:#x}", info.virtual_slide));
     line("profile", &format!("from {}: {} symbols, {} types", info.profile_source, info.symbols, info.types));
+    line("registers", &info.registers);
     line("attached", &format!("in {:.1} ms", info.attach_ms));
     info.evidence.iter().for_each(|check| line("evidence", check));
     info.doubts.iter().for_each(|check| line("DOUBT", check));

@@ -7,7 +7,7 @@ use lynceus_introspect::backend::xen::{self, DomainKind, DomainState};
 use lynceus_introspect::find::{self, Attached};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::target::{OpenOptions, Target, Unread};
-use lynceus_lab::attacks::ATTACKS;
+use lynceus_lab::attacks::{ATTACKS, XEN_ATTACKS};
 use lynceus_lab::truth::Truth;
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_scanners::{DETECTORS, Detector, Finding};
@@ -182,10 +182,26 @@ pub(crate) fn finds_nothing_in_a_clean_guest(guest: &Guest) -> Result<()> {
 pub(crate) fn finds_attacks(guest: &Guest) -> Result<()> {
     // A PV guest cannot switch off the write protection of its constants and code, as the module that attacks does.
     let tried = match guest.kind.as_str() {
-        "pv" => ["sight of packets", "probe", "traced function", "credentials of another"],
-        _ => ["handler of a system call", "byte inside of a function", "sight of packets", "helper program"],
+        "pv" => &[
+            "sight of packets",
+            "probe",
+            "traced function",
+            "credentials of another",
+            "entry of system calls from Xen",
+        ][..],
+        _ => &[
+            "handler of a system call",
+            "byte inside of a function",
+            "sight of packets",
+            "helper program",
+            "interrupt table of one's own",
+            "entry of system calls",
+        ][..],
     };
-    for attack in ATTACKS.iter().filter(|attack| tried.contains(&attack.name)) {
+    let all = ATTACKS.iter().chain(XEN_ATTACKS);
+    let attacks: Vec<_> = all.filter(|attack| tried.contains(&attack.name)).collect();
+    ensure!(attacks.len() == tried.len(), "no such attacks");
+    for attack in attacks {
         let ask = |line: &str| guest.ask(line);
         attack.start(&ask).context(attack.name)?;
         let found = findings(guest)?;

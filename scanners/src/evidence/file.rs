@@ -187,6 +187,7 @@ mod tests {
             slide: 1 << 21,
             text: 0,
             root: 4096,
+            processors: Vec::new(),
             levels: 4,
             ram: vec![(0, 8192), (1 << 32, 4096)],
             pages: 2,

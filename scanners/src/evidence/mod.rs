@@ -12,11 +12,13 @@ mod memory;
 
 pub use file::EvidenceError;
 
+use crate::integrity::processors;
 use crate::signatures::{self, Keeper, Region, Rules};
 use crate::{DETECTORS, Detector, Finding};
 use lynceus_introspect::linux::{Kernel, Layouts, LinuxGuest};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::paging::{Mode, Root};
+use lynceus_introspect::processors::{Processor, Recorded};
 use lynceus_introspect::{Gpa, SharedMemory};
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::module_file::ModuleFolder;
@@ -63,6 +65,9 @@ pub struct About {
     pub text: u64,
     /// Guest-physical address of its page tables.
     pub root: u64,
+    /// The registers of its processors, where they are what was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processors: Vec<Processor>,
     /// Levels of its page tables: 4 or 5.
     pub levels: u8,
     /// The guest's RAM: start and length of each part.
@@ -95,11 +100,15 @@ pub fn collect(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding) ->
     let detector = DETECTORS.iter().find(|detector| detector.name == finding.detector)?;
     let memory = Arc::new(Remembering::new(guest.memory().clone()));
     let compared = Compared { image: guest.image().cloned(), modules: guest.module_files().cloned() };
-    let again = look(detector, memory.clone(), guest.kernel(), &compared);
+    let processors = match detector.name == processors::DETECTOR.name {
+        true => guest.processors()?.processors().ok()?,
+        false => Vec::new(),
+    };
+    let again = look(detector, memory.clone(), guest.kernel(), &processors, &compared);
     let finding = again.iter().find(|found| found.subject == finding.subject)?;
     let mut pages = memory.pages();
     let shows = |pages: &Pages| {
-        let found = look(detector, Arc::new(pages.clone()), guest.kernel(), &compared);
+        let found = look(detector, Arc::new(pages.clone()), guest.kernel(), &processors, &compared);
         found.contains(finding)
     };
     if !shows(&pages) {
@@ -108,7 +117,7 @@ pub fn collect(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding) ->
     shrink(&mut pages, shows);
     let compared = (compared.image.is_some(), compared.modules.is_some() && detector.name == "module_text");
     let about = about(guest, vm, time_ms, finding, &pages)?;
-    Some(Evidence { about: About { compared: compared.0, modules: compared.1, ..about }, pages })
+    Some(Evidence { about: About { compared: compared.0, modules: compared.1, processors, ..about }, pages })
 }
 
 /// The evidence of a signature's match, from what was kept while the guest was scanned; none where it was too much.
@@ -142,6 +151,7 @@ fn about(guest: &LinuxGuest, vm: &str, time_ms: u64, finding: &Finding, pages: &
         slide: kernel.slide,
         text: kernel.text.0,
         root: kernel.root.table.0,
+        processors: Vec::new(),
         levels: if kernel.root.mode == Mode::FiveLevel { 5 } else { 4 },
         ram: pages.ram.iter().map(|range| (range.start.0, range.len_bytes)).collect(),
         pages: pages.pages.len(),
@@ -213,7 +223,8 @@ impl Evidence {
             layouts: Layouts::resolve(&profile),
             profile,
         };
-        let mut found = look(detector, Arc::new(self.pages.clone()), &kernel, compared);
+        let mut found =
+            look(detector, Arc::new(self.pages.clone()), &kernel, &self.about.processors, compared);
         let is_it =
             |found: &Finding| serde_json::to_value(found).is_ok_and(|value| value == self.about.finding);
         Ok(match found.iter().position(is_it) {
@@ -223,8 +234,17 @@ impl Evidence {
     }
 }
 
-fn look(detector: &Detector, memory: SharedMemory, kernel: &Kernel, compared: &Compared) -> Vec<Finding> {
+fn look(
+    detector: &Detector,
+    memory: SharedMemory,
+    kernel: &Kernel,
+    processors: &[Processor],
+    compared: &Compared,
+) -> Vec<Finding> {
     let mut guest = LinuxGuest::new(memory, kernel.clone());
+    if !processors.is_empty() {
+        guest = guest.with_processors(Arc::new(Recorded(processors.to_vec())));
+    }
     if let Some(image) = &compared.image {
         // It was compared with this very kernel's file; another one's shows nothing.
         let _ = guest.set_image(image.clone());

@@ -15,7 +15,7 @@ pub(crate) const DETECTOR: Detector = Detector {
     about: "interrupt handlers that are not the kernel's own code",
     limits: Limits {
         sees: "a gate of the interrupt descriptor table that was replaced, such as the page fault's or the breakpoint's",
-        evaded_by: "another table in a processor's IDTR, a change of the handler's own code",
+        evaded_by: "another table in a processor's IDTR, which processor_state sees; a change of the handler's own code",
         false_positives: "none known",
     },
     next: "treat the guest's kernel as lost: dump it, isolate it, rebuild it",

@@ -15,7 +15,7 @@ pub(crate) const DETECTOR: Detector = Detector {
     about: "system-call handlers that are not the kernel's own code",
     limits: Limits {
         sees: "an entry of sys_call_table that was replaced",
-        evaded_by: "a change of the handler's own code, of the entry code, or (from 6.9 on, where the table serves tracing alone) of x64_sys_call; an entry point (LSTAR) that leads elsewhere: it is in a register of the processor, which neither guest memory nor QEMU's monitor (`info registers`) shows",
+        evaded_by: "a change of the handler's own code, of the entry code, or (from 6.9 on, where the table serves tracing alone) of x64_sys_call; an entry point (MSR_LSTAR) that leads elsewhere, which processor_state sees where the hypervisor tells",
         false_positives: "a module that adds a system call, which no distribution's does",
     },
     next: "which call it is tells what is hidden: 217 getdents64 files, 62 kill control of the rootkit, 59 execve programs; whose code it is stands in the finding",
