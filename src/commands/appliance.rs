@@ -94,6 +94,9 @@ fn tell(output: Output, status: &Status, findings: &[FoundRow]) -> Result<()> {
     for sink in &alerts.sinks {
         eprintln!("sink {}: {} delivered, {} waiting", escape(&sink.name), sink.delivered, sink.lag);
     }
+    if let Some(why) = &status.no_groups {
+        eprintln!("workers have no control groups of their own: {}", escape(why));
+    }
     status.troubles().iter().for_each(|why| eprintln!("{} {}", output.red("WRONG"), escape(why)));
     Ok(())
 }

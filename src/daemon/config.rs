@@ -3,6 +3,7 @@
 //! *Does*: names every key; an unknown one is an error with its line and a suggestion. Everything has a default that is safe. *Never*: half takes a
 //! file: what is wrong anywhere in it refuses all of it.
 
+use super::log::Log;
 use super::respond::Bounds;
 use super::schedule::{Limits, Periods};
 use crate::attach::HOSTS_MODULES;
@@ -161,6 +162,10 @@ pub(crate) struct Vms {
 pub(crate) struct Workers {
     /// What one may allocate, in MiB; the guest's memory is mapped and not counted.
     pub(crate) memory_mib: u64,
+    /// What one may use of the processors at any time, in percent of one, where it has a control group; over some time it is `looks.vm_cpu_percent`.
+    pub(crate) cpu_percent: u32,
+    /// One's part of them among the workers where they are busy, as `cpu.weight` of cgroup v2; the supervisor has 1,000.
+    pub(crate) cpu_weight: u32,
     /// A look that takes longer has hung.
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
@@ -168,7 +173,7 @@ pub(crate) struct Workers {
 
 impl Default for Workers {
     fn default() -> Workers {
-        Workers { memory_mib: 1024, timeout: Duration::from_secs(300) }
+        Workers { memory_mib: 1024, cpu_percent: 200, cpu_weight: 100, timeout: Duration::from_secs(300) }
     }
 }
 
@@ -244,48 +249,6 @@ impl Default for Control {
 /// Where the control socket is without a word.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/lynceus/control";
 
-/// What the appliance says of itself.
-#[derive(Clone, Deserialize, Debug)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Log {
-    /// How.
-    pub(crate) format: LogFormat,
-    /// The least that is said.
-    pub(crate) level: LogLevel,
-}
-
-impl Default for Log {
-    fn default() -> Log {
-        Log { format: LogFormat::Text, level: LogLevel::Info }
-    }
-}
-
-/// Forms of the log.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Debug)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// Lines for people, on standard error.
-    Text,
-    /// JSON lines, on standard error.
-    Json,
-    /// To the journal, with fields.
-    Journald,
-}
-
-/// Levels of the log.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Debug)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogLevel {
-    /// What failed.
-    Error,
-    /// What somebody should see to.
-    Warn,
-    /// What happened.
-    Info,
-    /// Every look.
-    Debug,
-}
-
 impl Config {
     /// Reads and checks a file.
     pub(crate) fn load(path: &Path) -> Result<Config> {
@@ -327,6 +290,12 @@ impl Config {
         }
         if self.workers.memory_mib < 32 {
             errors.push("workers.memory_mib: at least 32".to_owned());
+        }
+        if !(10..=6400).contains(&self.workers.cpu_percent) {
+            errors.push("workers.cpu_percent: 10 to 6400, in percent of one processor".to_owned());
+        }
+        if !(1..=10_000).contains(&self.workers.cpu_weight) {
+            errors.push("workers.cpu_weight: 1 to 10000".to_owned());
         }
         if self.workers.timeout < Duration::from_secs(1) {
             errors.push("workers.timeout: at least 1s".to_owned());
@@ -381,13 +350,16 @@ mod tests {
         assert!(error.contains("lynceus.toml:2:1") && error.contains("did you mean `processes`?"), "{error}");
         let error = format!("{:#}", load("[looks]\nprocesses = \"1 fortnight\"\n").unwrap_err());
         assert!(error.contains("lynceus.toml:2:"), "{error}");
-        let wrong = "policy = \"/nowhere\"\n[looks]\nintegrity = \"1ms\"\ncpu_percent = 0\nrules = [\"/none\"]\nparallel = 0\n";
+        let wrong = "policy = \"/nowhere\"\n[looks]\nintegrity = \"1ms\"\ncpu_percent = 0\nrules = [\"/none\"]\nparallel = 0\n\
+                     [workers]\ncpu_percent = 0\ncpu_weight = 0\n";
         let error = format!("{:#}", load(wrong).unwrap_err());
         for key in [
             "looks.integrity",
             "looks.cpu_percent",
             "looks.rules: /none",
             "looks.parallel",
+            "workers.cpu_percent",
+            "workers.cpu_weight",
             "policy: /nowhere",
         ] {
             assert!(error.contains(key), "{key}: {error}");

@@ -4,18 +4,19 @@
 //! *Does*: starts it, asks it one thing at a time, ends it. *Trusts*: its word on its own VM's processes, which is the guest's word too. *Never*:
 //! reads a guest itself; waits longer than [`PATIENCE`] for an answer.
 
-use super::process;
+use super::config::Workers;
+use super::groups::Room;
+use super::process::Process;
 use super::protocol::{Begin, Channel, Reply, Request};
 use super::worker::TIME_TO_ATTACH;
 use crate::output::escape;
 use crate::sandbox::Limits;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lynceus_firewall::Who;
 use lynceus_introspect::linux::Connection;
 use lynceus_profiles::store::ProfileStore;
 use std::io::Read;
 use std::path::Path;
-use std::process::Child;
 use std::time::Duration;
 
 /// A look ends by itself before this.
@@ -25,7 +26,8 @@ const MAX_ERROR_BYTES: u64 = 64 << 10;
 
 /// A process that looks into one VM until this is dropped.
 pub(crate) struct Looker {
-    child: Child,
+    /// None once it has ended.
+    process: Option<Process>,
     channel: Channel,
 }
 
@@ -33,8 +35,9 @@ impl Looker {
     /// Starts it; with the release of the kernel that it found.
     pub(crate) fn start(vm: &str) -> Result<(Looker, String)> {
         ensure!(!vm.contains('/') && !Path::new(vm).is_file(), "{vm} is a file of that name, not a VM");
-        let (child, ours) = process::spawn()?;
-        let mut looker = Looker { child, channel: Channel::new(ours) };
+        let room = Room::of(Limits::default().memory_bytes, &Workers::default(), vm);
+        let (process, ours) = Process::start(&room)?;
+        let mut looker = Looker { process: Some(process), channel: Channel::new(ours) };
         looker.channel.wait_at_most(TIME_TO_ATTACH)?;
         let release = looker.begin(vm)?;
         looker.channel.wait_at_most(PATIENCE)?;
@@ -78,8 +81,9 @@ impl Looker {
         match self.channel.receive()? {
             Some(reply) => Ok(reply),
             None => {
-                let errors = self.child.stderr.take();
-                bail!(process::end(&mut self.child, true, || {
+                let mut process = self.process.take().context("it has ended")?;
+                let errors = process.errors();
+                bail!(process.end(true, || {
                     let mut words = Vec::new();
                     // What could not be read is not told.
                     let _ = errors.map(|errors| errors.take(MAX_ERROR_BYTES).read_to_end(&mut words));
@@ -87,12 +91,5 @@ impl Looker {
                 }))
             }
         }
-    }
-}
-
-impl Drop for Looker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

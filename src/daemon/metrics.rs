@@ -190,6 +190,7 @@ mod tests {
             uptime_s: 0,
             memory_bytes: 0,
             kernels_bytes: 0,
+            no_groups: None,
             trouble: BTreeMap::new(),
             vms: Vec::new(),
             guards: false,

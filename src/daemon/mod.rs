@@ -9,8 +9,10 @@ mod config;
 mod control;
 mod deeds;
 mod found;
+mod groups;
 mod guard;
 mod kernels;
+mod log;
 mod looker;
 mod metrics;
 mod modules;
@@ -30,6 +32,7 @@ mod workers;
 
 pub(crate) use config::{Config, DEFAULT_SOCKET};
 pub(crate) use control::{Answer, Request, ask};
+pub(crate) use groups::told as told_of_groups;
 pub(crate) use looker::Looker;
 pub(crate) use protocol::Process;
 pub(crate) use schedule::some_time;
@@ -39,7 +42,6 @@ pub(crate) use worker::run as run_worker;
 use crate::commands::enforcer;
 use crate::sandbox;
 use anyhow::{Context, Result};
-use config::{Log, LogFormat, LogLevel};
 use lynceus_alerts::{Alert, Pipeline};
 use lynceus_introspect::{ControlError, Processor};
 use process::WorkerId;
@@ -87,8 +89,11 @@ enum Event {
 pub(crate) fn run(path: &Path) -> Result<()> {
     sandbox::small_heap(HEAPS);
     let config = Config::load(path)?;
-    log_as(&config.log)?;
+    config.log.start()?;
     std::fs::create_dir_all(&config.state).with_context(|| config.state.display().to_string())?;
+    if let Some(why) = groups::take() {
+        tracing::info!("workers have no control groups of their own: {why}");
+    }
     let alerts = Pipeline::open(&config.alerts)?;
     let (events, received) = sync_channel(MAX_EVENTS);
     signals(events.clone())?;
@@ -130,27 +135,4 @@ fn signals(events: SyncSender<Event>) -> Result<()> {
         .spawn(work)
         .map(drop)
         .context("no thread for signals")
-}
-
-fn log_as(log: &Log) -> Result<()> {
-    use tracing_subscriber::layer::SubscriberExt;
-    let level = match log.level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-    };
-    let builder =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    match log.format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Journald => {
-            let journal = tracing_journald::layer().context("the journal")?;
-            let filter = tracing_subscriber::filter::LevelFilter::from_level(level);
-            let subscriber = tracing_subscriber::registry().with(filter).with(journal);
-            tracing::subscriber::set_global_default(subscriber).context("the log")?;
-        }
-    }
-    Ok(())
 }

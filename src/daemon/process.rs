@@ -4,6 +4,7 @@
 //! word on that. *Never*: waits for a worker: whatever one does, the supervisor goes on.
 
 use super::Event;
+use super::groups::{self, Group, Room};
 use super::kernels;
 use super::protocol::{self, Begin, Channel, Reply, Request};
 use super::schedule::VmId;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,7 +47,7 @@ type LastWords = Arc<Mutex<String>>;
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
-    child: Child,
+    process: Process,
     stream: UnixStream,
     /// Its CPU time when last asked for.
     spent: Duration,
@@ -56,23 +57,19 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts a worker. What it says comes as events.
-    pub(super) fn start(id: WorkerId, begin: &Begin, events: &SyncSender<Event>) -> Result<Worker> {
-        let (mut child, mut ours) = spawn()?;
+    pub(super) fn start(
+        id: WorkerId,
+        begin: &Begin,
+        room: &Room,
+        events: &SyncSender<Event>,
+    ) -> Result<Worker> {
+        let (mut process, mut ours) = Process::start(room)?;
         let last_words = LastWords::default();
         let begun = protocol::send(&mut ours, begin).context("a worker does not read");
         let reader = begun.and_then(|()| ours.try_clone().context("no second handle of a socket"));
-        let listening = reader.and_then(|reader| {
-            listen(id, reader, events.clone())?;
-            child.stderr.take().map_or(Ok(()), |errors| repeat(begin.vm.clone(), errors, last_words.clone()))
-        });
-        match listening {
-            Ok(()) => Ok(Worker { id, child, stream: ours, spent: Duration::ZERO, last_words }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error)
-            }
-        }
+        listen(id, reader?, events.clone())?;
+        process.errors().map_or(Ok(()), |errors| repeat(begin.vm.clone(), errors, last_words.clone()))?;
+        Ok(Worker { id, process, stream: ours, spent: Duration::ZERO, last_words })
     }
 
     /// Asks it something.
@@ -82,7 +79,7 @@ impl Worker {
 
     /// Its process number.
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// The CPU time that it has spent since this was asked for last.
@@ -99,44 +96,79 @@ impl Worker {
     }
 
     /// Ends it, and tells how it had ended if it had before. Where it has hung up it may be about to end by itself.
-    pub(super) fn end(mut self, hung_up: bool) -> String {
+    pub(super) fn end(self, hung_up: bool) -> String {
         let words = self.last_words;
-        end(&mut self.child, hung_up, || words.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.process.end(hung_up, || words.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
-/// A worker's process, and this end of the channel to it.
-pub(super) fn spawn() -> Result<(Child, UnixStream)> {
-    let (ours, theirs) = UnixStream::pair().context("no sockets for a worker")?;
-    ours.set_write_timeout(Some(SEND_TIMEOUT)).context("no time limit on a worker's socket")?;
-    let child = Command::new("/proc/self/exe")
-        .arg("worker")
-        .env_clear()
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("a worker cannot be started")?;
-    Ok((child, ours))
+/// The process of a worker, in a group of its own where there are any. Ended when dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    group: Option<Group>,
 }
 
-/// Ends a worker's process, and tells how it had ended if it had before. Where it has hung up it may be about to end by itself.
-pub(super) fn end(child: &mut Child, hung_up: bool, last_words: impl FnOnce() -> String) -> String {
-    let mut ended = child.try_wait().ok().flatten();
-    for _ in 0..LAST_BREATHS {
-        if ended.is_some() || !hung_up {
-            break;
+impl Process {
+    /// Starts it, with this end of the channel to it.
+    pub(super) fn start(room: &Room) -> Result<(Process, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair().context("no sockets for a worker")?;
+        ours.set_write_timeout(Some(SEND_TIMEOUT)).context("no time limit on a worker's socket")?;
+        let child = Command::new("/proc/self/exe")
+            .arg("worker")
+            .env_clear()
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("a worker cannot be started")?;
+        let mut process = Process { child, group: None };
+        // It does nothing yet: it waits to be told what to look at.
+        process.group = groups::join(process.pid(), room).context("a worker gets no group")?;
+        Ok((process, ours))
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it writes to standard error, once.
+    pub(super) fn errors(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
+    /// Ends it, and tells how it had ended if it had before. Where it has hung up it may be about to end by itself.
+    pub(super) fn end(mut self, hung_up: bool, last_words: impl FnOnce() -> String) -> String {
+        let mut ended = self.child.try_wait().ok().flatten();
+        for _ in 0..LAST_BREATHS {
+            if ended.is_some() || !hung_up {
+                break;
+            }
+            std::thread::sleep(LAST_BREATH);
+            ended = self.child.try_wait().ok().flatten();
         }
-        std::thread::sleep(LAST_BREATH);
-        ended = child.try_wait().ok().flatten();
+        let status = self.kill();
+        let ran_out = ended.and_then(|_| self.group.as_ref()?.ran_out());
+        match status {
+            Ok(_) if ended.is_none() => "ended by the supervisor".to_owned(),
+            Ok(status) => ran_out.unwrap_or_else(|| End::of(status, &last_words()).to_string()),
+            Err(error) => format!("how it ended is not known: {error}"),
+        }
     }
-    if ended.is_none() {
-        let _ = child.kill();
+
+    fn kill(&mut self) -> std::io::Result<ExitStatus> {
+        self.group.iter().for_each(Group::kill);
+        // What has ended cannot be killed.
+        let _ = self.child.kill();
+        self.child.wait()
     }
-    match child.wait() {
-        Ok(_) if ended.is_none() => "ended by the supervisor".to_owned(),
-        Ok(status) => End::of(status, &last_words()).to_string(),
-        Err(error) => format!("how it ended is not known: {error}"),
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Before its group, which is dropped after this.
+        let _ = self.kill();
     }
 }
 
@@ -198,8 +230,13 @@ fn cpu_time(pid: u32) -> Option<Duration> {
 
 /// A line of proc_pid_status(5) in KiB.
 pub(super) fn status_kib(pid: u32, key: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    proc_kib(&format!("{pid}/status"), key)
+}
+
+/// A line of a file in /proc in KiB.
+pub(super) fn proc_kib(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{file}")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
 

@@ -1,5 +1,6 @@
 //! How everything is: for `lynceus status`, `lynceus top` and the metrics.
 
+use super::groups;
 use super::process::status_kib;
 use super::schedule::Kind;
 use super::supervisor::Supervisor;
@@ -20,6 +21,9 @@ pub(crate) struct Status {
     /// Unpacked kernels, which all workers share.
     #[serde(default)]
     pub(crate) kernels_bytes: u64,
+    /// Why workers have no control groups of their own, where they have none.
+    #[serde(default)]
+    pub(crate) no_groups: Option<String>,
     /// What is wrong with the host, by part.
     pub(crate) trouble: BTreeMap<String, String>,
     /// The VMs.
@@ -123,6 +127,7 @@ pub(super) fn of(supervisor: &Supervisor) -> Status {
         uptime_s: supervisor.now().as_secs(),
         memory_bytes: status_kib(std::process::id(), "RssAnon:").unwrap_or(0) << 10,
         kernels_bytes: supervisor.kernels.len_bytes() + supervisor.modules.len_bytes(),
+        no_groups: groups::missing().map(str::to_owned),
         trouble: owned(&supervisor.trouble),
         vms: supervisor.vms.iter().map(row).collect(),
         guards: supervisor.guards,

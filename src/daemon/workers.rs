@@ -4,6 +4,7 @@
 //! *Trusts*: no word of theirs but on their own VM. *Never*: waits for one.
 
 use super::config::Config;
+use super::groups::Room;
 use super::process::{Worker, WorkerId};
 use super::protocol::{Begin, Ready, Reply, Request};
 use super::schedule::{Kind, VmId};
@@ -50,7 +51,8 @@ impl Supervisor {
                 unpacks: vm.unpacks.clone(),
                 ..begin(&self.config, &vm.seen)
             };
-            match Worker::start(WorkerId { vm: id, turn: vm.turn }, &begin, &self.events) {
+            let room = Room::of(begin.memory_bytes, &self.config.workers, &begin.target);
+            match Worker::start(WorkerId { vm: id, turn: vm.turn }, &begin, &room, &self.events) {
                 Ok(worker) => {
                     vm.worker = Some(worker);
                     vm.busy = Some((Busy::Attaching, now + worker::TIME_TO_ATTACH));
