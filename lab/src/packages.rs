@@ -24,6 +24,8 @@ pub const ALL: &[Package] = &[
     Package { name: "libc6-dev", program: "/usr/include/stdio.h" },
     Package { name: "makedumpfile", program: "/usr/bin/makedumpfile" },
     Package { name: "debian-archive-keyring", program: "/usr/share/keyrings/debian-archive-keyring.gpg" },
+    // Volatility 3 loads it by itself, for AVML.
+    Package { name: "libsnappy1v5", program: "/usr/lib/x86_64-linux-gnu/libsnappy.so.1" },
     Package { name: "python3-venv", program: "/usr/lib/python3.11/ensurepip/__init__.py" },
     Package { name: "nfdump", program: "/usr/bin/nfcapd" },
     Package { name: "nftables", program: "/usr/sbin/nft" },
