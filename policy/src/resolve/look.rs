@@ -2,7 +2,6 @@
 
 use super::Resolver;
 use super::rules::Drafts;
-use crate::lint::Level;
 use crate::model::Look;
 use crate::syntax::Tier;
 use std::collections::BTreeMap;
@@ -26,13 +25,6 @@ pub(super) fn all(resolver: &mut Resolver<'_>) -> BTreeMap<String, Look> {
             allow: from.allow.clone(),
             respond: from.respond.clone(),
         };
-        if look != Look::default() {
-            let message = format!(
-                "policy `{name}`: `look` is carried in the resolved policy; no part of this version acts on it yet"
-            );
-            let place = resolver.folder.place_of(entry);
-            resolver.lint("look-not-done", Level::Note, place, message);
-        }
         looks.insert(name.clone(), look);
     }
     looks
