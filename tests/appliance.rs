@@ -370,6 +370,12 @@ fn a_reload_takes_all_or_nothing() -> Result<()> {
     let is_it = |alert: &Value| alert["rule"]["rule"] == "marked";
     appliance.wait_for("the signature", "detection", is_it)?;
     ensure!(appliance.vm(vms[0])?["worker_pid"] != worker);
+
+    // Other rules in the same file are taken as well.
+    fs::write(appliance.path("marked.yar"), rule.replace("rule marked", "rule changed"))?;
+    ensure!(appliance.ask(&["reload"])?.status.success());
+    let is_other = |alert: &Value| alert["rule"]["rule"] == "changed";
+    appliance.wait_for("the signature of the rules in their place", "detection", is_other)?;
     Ok(())
 }
 

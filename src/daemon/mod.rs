@@ -21,6 +21,7 @@ mod process;
 mod protocol;
 mod respond;
 mod schedule;
+mod stamps;
 mod status;
 mod store;
 mod supervisor;

@@ -8,6 +8,7 @@ use super::config::Config;
 use super::kernels::Blocks;
 use super::respond::Responses;
 use super::schedule::{Scheduler, VmId};
+use super::stamps::{self, Stamp};
 use super::vms::{Listed, Seen};
 use super::watched::Watched;
 use super::workers::begin;
@@ -35,6 +36,8 @@ const LEFT: &str = "its guest has migrated away: what is left here stands still,
 pub(super) struct Supervisor {
     pub(super) config: Config,
     config_path: PathBuf,
+    /// The files of rules that workers have begun with.
+    rules: Vec<Stamp>,
     pub(super) started: Instant,
     pub(super) alerts: Pipeline,
     pub(super) scheduler: Scheduler,
@@ -65,6 +68,7 @@ impl Supervisor {
         let responses = store::load(&config.state)?;
         let scheduler = Scheduler::new(config.looks.limits(), Duration::ZERO);
         Ok(Supervisor {
+            rules: rules(&config),
             config,
             config_path,
             started: Instant::now(),
@@ -291,7 +295,9 @@ impl Supervisor {
         self.alerts.reconfigure(&config.alerts)?;
         self.scheduler.set_limits(config.looks.limits());
         let nobody = Seen { name: String::new(), target: String::new(), incarnation: String::new() };
-        let restart = begin(&self.config, &nobody) != begin(&config, &nobody);
+        let rules = rules(&config);
+        let restart = begin(&self.config, &nobody) != begin(&config, &nobody) || rules != self.rules;
+        self.rules = rules;
         // What threads began with holds until a restart.
         let of_threads =
             |config: &Config| format!("{:?}", (&config.vms, &config.control, &config.log, &config.state));
@@ -343,4 +349,9 @@ impl Supervisor {
             Err(error) => self.trouble("firewall", &format!("{error:#}")),
         }
     }
+}
+
+/// The files of rules as they are now.
+fn rules(config: &Config) -> Vec<Stamp> {
+    stamps::of(config.looks.rules.iter().chain(&config.looks.hashes).map(PathBuf::as_path))
 }
