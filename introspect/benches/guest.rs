@@ -2,12 +2,13 @@
 //!
 //! Prints a line a figure: name, a tab, nanoseconds (medians of 15 rounds) or a count. `cargo xtask bench` makes the image.
 
-use lynceus_introspect::linux::{LinuxGuest, Task, View};
+use lynceus_introspect::linux::{Connection, Endpoint, LinuxGuest, Protocol, Socket, Task, View};
 use lynceus_introspect::memory::ReadError;
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GpaRange, GuestMemory, Partial, SharedMemory, Stability, backend::map, find};
 use lynceus_profiles::store::ProfileStore;
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -68,6 +69,7 @@ fn main() {
     line("maps", maps(&guest.view()) as f64);
     line("all open files", median(5, || _ = black_box(files(&guest.view()))));
     line("all sockets", median(5, || _ = black_box(sockets(&guest.view()))));
+    connection(&guest, &line);
     line("task cross-view", median(3, || drop(black_box(guest.view().tasks_carved()))));
     gather(&memory, &line);
     scattered(&memory, &line);
@@ -118,6 +120,35 @@ fn files(view: &View<'_>) -> usize {
 
 fn sockets(view: &View<'_>) -> usize {
     view.sockets_of(view.tasks().items.into_iter().map(|task| (task.pid, task.comm, task.files))).items.len()
+}
+
+/// Who has the socket of a connection, as a firewall asks: validated, and with nothing known from the question before.
+fn connection(guest: &LinuxGuest, line: &impl Fn(&str, f64)) {
+    let view = guest.view();
+    let processes = view.tasks().items.into_iter().map(|task| (task.pid, task.comm, task.files));
+    let sockets = view.sockets_of(processes).items;
+    let of = |socket: &Socket| {
+        let address = |end: &Endpoint| Some(SocketAddr::new(end.ip()?, end.port()?));
+        let (local, remote) = (address(&socket.local)?, address(&socket.remote)?);
+        Some(Connection { protocol: socket.protocol, local, remote, is_accepted: false })
+    };
+    let connected = |socket: &&Socket| {
+        socket.protocol == Protocol::Tcp && socket.state.name() == "ESTAB" && !socket.file.is_null()
+    };
+    let wanted = sockets.iter().find(connected).and_then(of).expect("the guest has a connection");
+    let ask = || {
+        let seen = guest.observe(&Options::default(), |view| {
+            let mut found: Partial<Task> = Partial::default();
+            let sockets = found.absorb(view.sockets_of_connection(&wanted));
+            let files: Vec<_> = sockets.iter().map(|socket| socket.file).collect();
+            let holders = view.holders(&files);
+            found.items = found.absorb(holders);
+            found
+        });
+        assert!(seen.is_consistent() && !seen.result.items.is_empty());
+        black_box(seen);
+    };
+    line("who is behind a connection, validated", median(100, ask));
 }
 
 /// All of RAM, in pieces of 1 MiB, against a copy of as many bytes of private memory.

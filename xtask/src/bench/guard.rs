@@ -7,7 +7,7 @@ use crate::shell::cargo;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Nanoseconds by their names.
+/// Nanoseconds by their names, or bytes.
 pub(crate) type Guarding = Result<BTreeMap<String, f64>, String>;
 
 /// What the benchmark of the firewall prints. It needs root.
@@ -32,11 +32,24 @@ fn goals(guarding: &Guarding) -> Vec<Goal> {
     vec![
         goal("compile 1,000 VMs with 50 rules each", Limit::AtMost(1000.0, "ms"), ms("compile of all")),
         goal("apply of one VM's change among them", Limit::AtMost(50.0, "ms"), ms(CHANGE)),
+        goal("memory of a VM that does nothing", Limit::AtMost(64.0, "KB"), memory(&get)),
         goal("a packet of a known connection, 5,000 rules against 10", flat, over("known", many, few)),
         goal("the same of a new one", flat, over("new", many, few)),
         goal("a packet of a known connection, 1,000 VMs against 2", flat, over("known", all, few)),
         goal("the same of a new one", flat, over("new", all, few)),
     ]
+}
+
+/// How names of figures begin that are bytes.
+const MEMORY: &str = "memory of ";
+
+fn memory(get: &dyn Fn(&str) -> Result<f64, String>) -> Result<f64, String> {
+    let parts = ["a VM's rules, in the kernel", "a VM's policy, in the service"];
+    parts
+        .iter()
+        .map(|part| get(&format!("{MEMORY}{part}")))
+        .sum::<Result<f64, String>>()
+        .map(|bytes| bytes / 1e3)
 }
 
 const CHANGE: &str = "apply of one: compile, kernel, state on disk";
@@ -46,6 +59,7 @@ pub(crate) fn markdown(guarding: &Guarding) -> String {
     let mut out = goals_of("Guard", &goals(guarding));
     for (name, value) in guarding.iter().flatten() {
         let unit = match value {
+            bytes if name.starts_with(MEMORY) => format!("{} KB", short(bytes / 1e3)),
             ns if *ns >= 1e9 => format!("{} s", short(ns / 1e9)),
             ns if *ns >= 1e6 => format!("{} ms", short(ns / 1e6)),
             ns => format!("{} µs", short(ns / 1e3)),
