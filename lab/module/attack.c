@@ -191,7 +191,7 @@ static void register_entry(void *back)
 	struct {
 		unsigned short type, flags;
 		unsigned long address;
-	} callback = { .type = 5, .address = back ? was : (unsigned long)lab_entry };
+	} callback = { .type = 2, .address = back ? was : (unsigned long)lab_entry };
 	long done = 30, op = 0;
 	void *what = &callback;
 
