@@ -26,10 +26,9 @@ pub(crate) fn run_all(passed_on: &[String]) -> Result<()> {
             "\nSKIPPED: the firewall by real packets (tests/guard, `packets_*`): network namespaces need root"
         );
     }
-    // boreal against libyara, which nothing else is built with. Of the whole workspace: of a member alone cargo would choose other features of what it
-    // depends on, and compile that again.
-    run(&mut cargo(&["test", "--workspace", "--features", "libyara", "--lib", "libyara"]))?;
-    run(&mut cargo(&["test", "--workspace", "--features", "libyara", "--test", "engines"]))?;
+    // boreal against libyara, which nothing else is built with.
+    run(&mut cargo(&["test", "--package", "lynceus-scanners", "--features", "libyara", "libyara"]))?;
+    run(&mut cargo(&["test", "--package", "lynceus", "--features", "libyara", "--test", "engines"]))?;
     if let Err(reason) = oracle {
         eprintln!("\nSKIPPED: the tests against Volatility 3 (tests/oracle.rs, `volatility_*`): {reason:#}");
     }

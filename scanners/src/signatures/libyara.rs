@@ -6,6 +6,7 @@
 use super::cache::ScanCache;
 use super::content::{Content, Fragments};
 use super::engine::{About, Cut, Externals, ScanEngine, Verdict, hit};
+use super::parts::ByParts;
 use super::rules::EXTERNALS;
 use boreal::memory::{FragmentedMemory, MemoryParams};
 use std::sync::Arc;
@@ -94,7 +95,7 @@ impl ScanEngine for Libyara {
     }
 
     #[cfg(test)]
-    fn finder(&self) -> Option<&super::finder::Finder> {
+    fn parts(&self) -> Option<&ByParts> {
         None
     }
 }
