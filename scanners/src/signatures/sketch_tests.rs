@@ -46,7 +46,8 @@ fn layouts() -> impl Strategy<Value = Layout> {
 }
 
 fn writes() -> impl Strategy<Value = Vec<(usize, usize)>> {
-    prop::collection::vec((0..FRAMES * PAGE - 32, 0..PIECES.len()), 0..12)
+    let longest = PIECES.iter().map(|piece| piece.len()).max().expect("pieces");
+    prop::collection::vec((0..=FRAMES * PAGE - longest, 0..PIECES.len()), 0..12)
 }
 
 fn write(ram: &mut [u8], writes: &[(usize, usize)]) {
