@@ -47,16 +47,13 @@ pub fn processor_states(guest: &LinuxGuest, options: &Options) -> Partial<Findin
 
 fn judge(view: &View<'_>, processors: &[Processor]) -> Partial<Finding> {
     let (mut found, mut hooks) = (Partial::default(), Partial::default());
-    let owners = Owners::new(view, &mut found);
     for processor in processors {
-        let early = |upcall: &&Upcall| !is_early(view, upcall);
-        hooks
-            .items
-            .extend(processor.upcalls.iter().filter(early).map(|upcall| registered(processor, upcall)));
+        let late = processor.upcalls.iter().filter(|upcall| !is_early(view, upcall));
+        hooks.items.extend(late.map(|upcall| registered(processor, upcall)));
         if is_in_this_kernel(view, processor) {
             hooks.items.extend(minor_entries(processor));
             found.items.extend(other_table(view, processor));
-            found.items.extend(other_entry(view, processor, &owners));
+            found.items.extend(other_entry(view, processor));
             found.items.extend(unprotected(view, processor));
         }
     }
@@ -99,12 +96,13 @@ fn other_table(view: &View<'_>, processor: &Processor) -> Option<Finding> {
     Some(finding(processor, "IDTR", table, base.0, summary))
 }
 
-fn other_entry(view: &View<'_>, processor: &Processor, owners: &Owners) -> Option<Finding> {
+fn other_entry(view: &View<'_>, processor: &Processor) -> Option<Finding> {
     let (to, entry) = (Gva(processor.syscall?), view.kernel().symbol("entry_SYSCALL_64").ok()?);
     if to == entry {
         return None;
     }
-    let whose = owners.describe(view, to);
+    // Who owns what is listed once more by whoever judges the hooks, and what cannot be read is told there.
+    let whose = Owners::new(view, &mut Partial::<()>::default()).describe(view, to);
     let summary = format!("system calls on processor {} lead to {to}, {whose}", processor.number);
     Some(finding(processor, "MSR_LSTAR", entry, to.0, summary))
 }

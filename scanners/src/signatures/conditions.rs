@@ -80,6 +80,7 @@ pub(super) fn with_sizes_told(text: &str) -> Option<String> {
     Some(told)
 }
 
+/// The rules of a file, without its imports and includes.
 pub(super) fn rules(file: &YaraFile) -> impl Iterator<Item = &Rule> {
     file.components.iter().filter_map(|component| match component {
         YaraFileComponent::Rule(rule) => Some(&**rule),

@@ -4,10 +4,11 @@
 //! no file: no `filesize`, no name, no owner. Nobody tells `filetype` anywhere.
 //! *Never*: calls a rule dead that might match. It may miss some that are: what it cannot decide it takes for alive.
 
+use super::conditions::rules;
 use boreal_parser::expression::{
     Expression, ExpressionKind as Kind, ForIterator, ForSelection, Identifier, IdentifierOperationType,
 };
-use boreal_parser::file::{YaraFile, YaraFileComponent};
+use boreal_parser::file::YaraFile;
 use boreal_parser::rule::Rule;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -52,13 +53,6 @@ pub(super) fn unserved(namespace: &str, file: &YaraFile) -> Vec<Unserved> {
 /// Whether a condition asks for the name or owner of a file.
 pub(super) fn asks_for_names(text: &str) -> bool {
     NAMES.iter().any(|name| text.contains(name))
-}
-
-fn rules(file: &YaraFile) -> impl Iterator<Item = &Rule> {
-    file.components.iter().filter_map(|component| match component {
-        YaraFileComponent::Rule(rule) => Some(&**rule),
-        _ => None,
-    })
 }
 
 struct Reader {
