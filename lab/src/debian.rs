@@ -7,7 +7,7 @@
 use crate::initramfs::{self, Cpio};
 use crate::kernels::{Kernel, mirror, run};
 use crate::luggage::Luggage;
-use crate::{deb, folder};
+use crate::{deb, folder, packages};
 use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -55,11 +55,11 @@ pub(crate) fn disk(kernel: &Kernel) -> Result<PathBuf> {
 }
 
 fn install(kernel: &Kernel, folder: &Path) -> Result<()> {
+    packages::ensure(&packages::INSTALLER)?;
     let root = folder.join("root");
     let mut install = Command::new("mmdebstrap");
     install.args(["--quiet", "--variant=essential", "--include", PACKAGES]);
-    run(install.arg(kernel.version.suite()).arg(&root).arg(mirror()))
-        .context("packages mmdebstrap and debian-archive-keyring, as root")?;
+    run(install.arg(kernel.version.suite()).arg(&root).arg(mirror())).context("root installs a Debian")?;
     let modules = root.join("usr/lib/modules");
     fs::create_dir_all(&modules)?;
     run(Command::new("cp").arg("-a").arg(&kernel.modules).arg(&modules))?;

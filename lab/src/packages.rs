@@ -14,12 +14,16 @@ pub struct Package {
 /// A just-in-time compiler, which control guests run.
 pub const COMPILER: Package = Package { name: "luajit", program: "/usr/bin/luajit" };
 
-/// All of them but [`COMPILER`].
+/// What installs a Debian on a disk.
+pub const INSTALLER: [Package; 2] = [
+    Package { name: "mmdebstrap", program: "/usr/bin/mmdebstrap" },
+    Package { name: "e2fsprogs", program: "/usr/sbin/mke2fs" },
+];
+
+/// All of them but [`COMPILER`] and [`INSTALLER`].
 pub const ALL: &[Package] = &[
     Package { name: "qemu-system-x86", program: "/usr/bin/qemu-system-x86_64" },
     Package { name: "busybox-static", program: "/bin/busybox" },
-    Package { name: "mmdebstrap", program: "/usr/bin/mmdebstrap" },
-    Package { name: "e2fsprogs", program: "/usr/sbin/mke2fs" },
     Package { name: "gcc", program: "/usr/bin/gcc" },
     Package { name: "libc6-dev", program: "/usr/include/stdio.h" },
     Package { name: "makedumpfile", program: "/usr/bin/makedumpfile" },
