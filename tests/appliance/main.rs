@@ -1,155 +1,24 @@
 //! The appliance on real guests: it finds them, looks at them, tells what it finds, and goes on whatever happens to its parts.
 
+mod harness;
+mod migration;
+
 use anyhow::{Context, Result, ensure};
+use harness::{Appliance, OFTEN, PROGRAM, boot, until};
+use lynceus_lab::KernelVersion;
 use lynceus_lab::attacks::ATTACKS;
-use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_lynceus");
-/// Emulated guests on a busy machine take their time. Nothing here fails because it is slow before that.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// `lynceus run`, in a folder of its own.
-struct Appliance {
-    folder: tempfile::TempDir,
-    child: Option<Child>,
-}
-
-impl Appliance {
-    /// Starts it with `config` behind what every test has.
-    fn start(vms: &[&str], looks: &str, more: &str) -> Result<Appliance> {
-        let mut appliance = Appliance { folder: tempfile::tempdir()?, child: None };
-        appliance.configure(vms, looks, more)?;
-        appliance.launch()?;
-        Ok(appliance)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn configure(&self, vms: &[&str], looks: &str, more: &str) -> Result<()> {
-        let at = |name: &str| self.path(name).display().to_string();
-        let config = format!(
-            "state = {:?}\n{more}\n[vms]\nonly = {vms:?}\n[control]\nsocket = {:?}\n[looks]\nprofiles = {:?}\n{looks}\n\
-             [alerts]\nspool = {:?}\n[[alerts.sinks]]\nname = \"file\"\nkind = \"file\"\naddress = {:?}\n",
-            at("state"),
-            at("socket"),
-            at("profiles"),
-            at("spool"),
-            at("alerts.json")
-        );
-        Ok(fs::write(self.path("lynceus.toml"), config)?)
-    }
-
-    fn launch(&mut self) -> Result<()> {
-        let log = fs::File::options().create(true).append(true).open(self.path("log"))?;
-        let child = Command::new(PROGRAM)
-            .args(["run", "--config"])
-            .arg(self.path("lynceus.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        self.child = Some(child);
-        until("the socket", || Ok(self.path("socket").exists().then_some(()))).with_context(|| self.log())
-    }
-
-    fn log(&self) -> String {
-        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-
-    fn pid(&self) -> i32 {
-        self.child.as_ref().map_or(0, |child| child.id().cast_signed())
-    }
-
-    fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(fs::remove_file(self.path("socket"))?)
-    }
-
-    fn ask(&self, args: &[&str]) -> Result<Output> {
-        Ok(Command::new(PROGRAM).args(args).arg("--socket").arg(self.path("socket")).output()?)
-    }
-
-    fn status(&self) -> Result<Value> {
-        let output = self.ask(&["--json", "status"])?;
-        let text = String::from_utf8(output.stdout)?;
-        let line =
-            text.lines().next().with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        Ok(serde_json::from_str(line)?)
-    }
-
-    /// The row of a VM.
-    fn vm(&self, name: &str) -> Result<Value> {
-        let status = self.status()?;
-        let rows = status["vms"].as_array().context("no VMs")?;
-        rows.iter().find(|row| row["vm"] == name).cloned().with_context(|| format!("no {name} in {status}"))
-    }
-
-    /// The alerts that reached the sink, of a kind.
-    fn alerts(&self, kind: &str) -> Result<Vec<Value>> {
-        let text = match fs::read_to_string(self.path("alerts.json")) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            text => text?,
-        };
-        let all = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
-        Ok(all.into_iter().filter(|alert| alert["kind"] == kind).collect())
-    }
-
-    /// Waits for an alert of a kind.
-    fn wait_for(&self, what: &str, kind: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
-        until(what, || Ok(self.alerts(kind)?.into_iter().find(&is_it)))
-            .with_context(|| format!("{}\n{:#?}", self.log(), self.alerts(kind)))
-    }
-
-    fn wait_until_watched(&self, vm: &str) -> Result<()> {
-        let is_watched = || {
-            let row = self.status()?["vms"]
-                .as_array()
-                .and_then(|rows| rows.iter().find(|row| row["vm"] == vm).cloned());
-            Ok(row.filter(|row| !row["kernel"].is_null() && row["last_look_ms"].is_u64()).map(drop))
-        };
-        until("the first look", is_watched).with_context(|| self.log())
-    }
-}
-
-impl Drop for Appliance {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Asks again and again until there is an answer.
-fn until<T>(what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    lynceus_lab::until(what, PATIENCE, ask)
-}
+use std::path::Path;
+use std::process::Command;
 
 fn signal(pid: i64, signal: &str) -> Result<()> {
     let done = Command::new("kill").args(["-s", signal, &pid.to_string()]).status()?;
     ensure!(done.success(), "kill -s {signal} {pid}");
     Ok(())
 }
-
-fn boot(name: &str) -> Result<Guest> {
-    let spec = Spec::everyday(KernelVersion::V6_1, Paging::Four);
-    Guest::boot(&Spec { name: name.to_owned(), ..spec })
-}
-
-const OFTEN: &str = "processes = \"300ms\"\nintegrity = \"500ms\"\ncpu_percent = 100\nvm_cpu_percent = 100";
 
 fn get(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -164,7 +33,7 @@ fn get(port: u16, path: &str) -> Result<String> {
 fn an_attack_becomes_an_alert_and_evidence_that_replays() -> Result<()> {
     let guest = boot("appliance-attacked")?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let mut appliance = Appliance { folder: tempfile::tempdir()?, child: None };
+    let mut appliance = Appliance::unconfigured()?;
     appliance.configure(&["appliance-attacked"], OFTEN, "")?;
     let config = fs::read_to_string(appliance.path("lynceus.toml"))?;
     let config = config.replace("[control]\n", &format!("[control]\nmetrics = \"127.0.0.1:{port}\"\n"));
