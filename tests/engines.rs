@@ -1,7 +1,6 @@
 //! boreal and libyara over a real guest: `cargo test --features libyara --test engines`.
 //!
 //! Field rule sets are compared too where `LYNCEUS_FIELD_RULES` names their folders, one or several with colons between.
-#![cfg(feature = "libyara")]
 
 use lynceus_introspect::backend::dump::Dump;
 use lynceus_introspect::find;
@@ -57,7 +56,7 @@ fn compare(guest: &LinuxGuest, paths: &[PathBuf]) -> usize {
 }
 
 #[test]
-fn both_engines_say_the_same_of_a_guest() {
+fn libyara_says_the_same_of_a_guest() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("some.yar");
     std::fs::write(&file, RULES).expect("a file");
