@@ -10,8 +10,20 @@
 /// Bytes of a page, and of a key.
 pub const BYTES: usize = 4096;
 
+/// Bytes of a page's head, of which there are sums as well.
+pub const HEAD_BYTES: usize = 1024;
+
 /// What a page's words are mixed with: random bytes.
 pub type Key = [u8; BYTES];
+
+/// Sums of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sums {
+    /// Of its first [`HEAD_BYTES`].
+    pub head: [u128; 2],
+    /// Of all of it.
+    pub whole: [u128; 2],
+}
 
 /// Makes such sums. There is one only where the processor can.
 #[derive(Clone, Copy, Debug)]
@@ -27,9 +39,9 @@ impl Carryless {
         None
     }
 
-    /// The sums for two keys.
+    /// The sums for two keys, of the page's head and of all of it.
     #[inline]
-    pub fn sums(self, keys: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
+    pub fn sums(self, keys: &[Key; 2], page: &[u8; BYTES]) -> Sums {
         // SAFETY: there is a value of this type only where the processor has these instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {
@@ -42,7 +54,7 @@ impl Carryless {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,vpclmulqdq")]
-fn sums([one, other]: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
+fn sums([one, other]: &[Key; 2], page: &[u8; BYTES]) -> Sums {
     use std::arch::x86_64::{
         _mm512_clmulepi64_epi128, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_storeu_si512,
         _mm512_xor_si512,
@@ -50,25 +62,31 @@ fn sums([one, other]: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
     // SAFETY: 64 bytes that are borrowed; the load needs no alignment.
     let load = |bytes: &[u8; 64]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
     let mut sums = [_mm512_setzero_si512(); 2];
-    let blocks = page.as_chunks().0.iter().zip(one.as_chunks().0).zip(other.as_chunks().0);
-    for ((block, one), other) in blocks {
-        let block = load(block);
-        for (sum, key) in sums.iter_mut().zip([one, other]) {
-            let mixed = _mm512_xor_si512(block, load(key));
-            *sum = _mm512_xor_si512(*sum, _mm512_clmulepi64_epi128::<0x10>(mixed, mixed));
+    let mut blocks = page.as_chunks().0.iter().zip(one.as_chunks().0).zip(other.as_chunks().0);
+    let mut add = |count: usize| {
+        for ((block, one), other) in blocks.by_ref().take(count) {
+            let block = load(block);
+            for (sum, key) in sums.iter_mut().zip([one, other]) {
+                let mixed = _mm512_xor_si512(block, load(key));
+                *sum = _mm512_xor_si512(*sum, _mm512_clmulepi64_epi128::<0x10>(mixed, mixed));
+            }
         }
-    }
-    sums.map(|sum| {
-        let mut lanes = [0u128; 4];
-        // SAFETY: 64 bytes of our own; the store needs no alignment.
-        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), sum) };
-        lanes.into_iter().fold(0, |all, lane| all ^ lane)
-    })
+        sums
+    };
+    let [head, whole] = [add(HEAD_BYTES / 64), add(usize::MAX)].map(|sums| {
+        sums.map(|sum| {
+            let mut lanes = [0u128; 4];
+            // SAFETY: 64 bytes of our own; the store needs no alignment.
+            unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), sum) };
+            lanes.into_iter().fold(0, |all, lane| all ^ lane)
+        })
+    });
+    Sums { head, whole }
 }
 
 /// The same, bit by bit.
 #[cfg(any(test, not(target_arch = "x86_64")))]
-fn reference(keys: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
+fn reference(keys: &[Key; 2], page: &[u8; BYTES]) -> Sums {
     let words = |pair: &[u8; 16]| {
         let both = u128::from_le_bytes(*pair);
         (both as u64, (both >> 64) as u64)
@@ -77,13 +95,16 @@ fn reference(keys: &[Key; 2], page: &[u8; BYTES]) -> [u128; 2] {
         let bits = (0..u64::BITS).filter(|bit| other >> bit & 1 == 1);
         bits.fold(0, |sum, bit| sum ^ u128::from(one) << bit)
     };
-    keys.each_ref().map(|key| {
-        let pairs = page.as_chunks().0.iter().zip(key.as_chunks().0);
-        pairs.fold(0, |sum, (pair, key)| {
-            let ((low, high), (low_key, high_key)) = (words(pair), words(key));
-            sum ^ product((low ^ low_key, high ^ high_key))
+    let sums = |bytes: usize| {
+        keys.each_ref().map(|key| {
+            let pairs = page.as_chunks().0.iter().zip(key.as_chunks().0).take(bytes / 16);
+            pairs.fold(0, |sum, (pair, key)| {
+                let ((low, high), (low_key, high_key)) = (words(pair), words(key));
+                sum ^ product((low ^ low_key, high ^ high_key))
+            })
         })
-    })
+    };
+    Sums { head: sums(HEAD_BYTES), whole: sums(BYTES) }
 }
 
 #[cfg(test)]

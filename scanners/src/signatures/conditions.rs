@@ -14,13 +14,15 @@ use std::ops::Range;
 
 /// Modules that never look at a region by themselves.
 const PLAIN_MODULES: [&str; 5] = ["console", "hash", "math", "string", "time"];
+/// Of these, those that say nothing of its bytes.
+const BLIND_MODULES: [&str; 3] = ["console", "string", "time"];
 /// Functions of `math` that count in all of a file where they are given no range; over fragments they have no value.
 const WHOLE_FUNCTIONS: [&str; 3] = ["count", "mode", "percentage"];
 /// Stands for `filesize` where a file is judged by fragments, which the engine gives no size.
 pub(super) const FILE_SIZE: &str = "lynceus_filesize";
 
 /// What all conditions of some rules ask for together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Asked {
     /// A rule may hold where no string matches.
     pub(super) of_nothing: bool,
@@ -30,21 +32,24 @@ pub(super) struct Asked {
     pub(super) of_whole_files: bool,
     /// The size of a file.
     pub(super) of_sizes: bool,
+    /// Bytes, besides which strings match where.
+    pub(super) of_bytes: bool,
 }
 
 impl Asked {
     /// By these rule files.
     pub(super) fn by<'f>(files: impl Iterator<Item = &'f YaraFile>) -> Asked {
-        let mut asked =
-            Asked { of_nothing: false, of_programs: false, of_whole_files: false, of_sizes: false };
+        let mut asked = Asked::default();
         for file in files {
             asked.of_nothing |= !is_quiet(file);
-            asked.of_programs |= file.components.iter().any(takes_apart);
+            asked.of_programs |= file.components.iter().any(|one| imports_beside(one, &PLAIN_MODULES));
+            asked.of_bytes |= file.components.iter().any(|one| imports_beside(one, &BLIND_MODULES));
             for rule in rules(file) {
                 each(&rule.condition, &mut |one| {
                     asked.of_programs |= matches!(one.expr, Kind::Entrypoint);
                     asked.of_whole_files |= matches!(&one.expr, Kind::Identifier(name) if wants_whole(name));
                     asked.of_sizes |= matches!(one.expr, Kind::Filesize);
+                    asked.of_bytes |= matches!(one.expr, Kind::ReadInteger { .. } | Kind::Entrypoint);
                 });
             }
         }
@@ -88,8 +93,8 @@ pub(super) fn rules(file: &YaraFile) -> impl Iterator<Item = &Rule> {
     })
 }
 
-fn takes_apart(component: &YaraFileComponent) -> bool {
-    matches!(component, YaraFileComponent::Import(import) if !PLAIN_MODULES.contains(&import.name.as_str()))
+fn imports_beside(component: &YaraFileComponent, modules: &[&str]) -> bool {
+    matches!(component, YaraFileComponent::Import(import) if !modules.contains(&import.name.as_str()))
 }
 
 fn wants_whole(name: &Identifier) -> bool {

@@ -4,10 +4,8 @@
 //! while they are in the processor's cache.
 //! *Never*: reads a page twice: what is digested is what is scanned, whatever the guest does meanwhile.
 
-use super::fingerprint::{Digester, Fingerprint, PageDigest, Surroundings, WindowKey};
+use super::fingerprint::{Digester, Fingerprint, PageDigest};
 use super::layout::{Layout, Part};
-use super::sketch::Scratch;
-use super::windows::Window;
 use boreal::memory::{FragmentedMemory, MemoryParams, Region as Fetched, RegionDescription};
 use lynceus_introspect::{AccessError, Gpa, GuestMemory, Gva, Partial};
 use std::ops::Range;
@@ -37,7 +35,6 @@ pub(super) struct Content {
     is_file: bool,
     /// Digests of its pages, one after the other, where there is a digester.
     digests: Vec<PageDigest>,
-    scratch: Scratch,
 }
 
 impl Content {
@@ -144,11 +141,6 @@ impl Content {
         }
     }
 
-    /// Memory to work in for whoever does without a copy.
-    pub(super) fn scratch(&mut self) -> &mut Scratch {
-        &mut self.scratch
-    }
-
     /// Digests of its pages, one after the other.
     pub(super) fn page_digests(&self) -> &[PageDigest] {
         &self.digests
@@ -184,47 +176,6 @@ impl Content {
     /// Where its runs lie.
     pub(super) fn run_offsets(&self) -> impl Iterator<Item = Range<u64>> {
         self.runs.iter().map(|run| run.offset..run.offset.saturating_add(run.place.len() as u64))
-    }
-
-    /// Its runs cut into windows of so many pages; none where pages were not digested one by one.
-    pub(super) fn windows(&self, pages: usize) -> Option<Vec<Window>> {
-        const PAGE: usize = PAGE_BYTES as usize;
-        let mut windows = Vec::new();
-        for (run, offsets) in self.runs.iter().zip(self.run_offsets()) {
-            if run.place.start % PAGE != 0 || self.digests.is_empty() {
-                return None;
-            }
-            let (first, count) = (run.place.start / PAGE, run.place.len().div_ceil(PAGE));
-            for at in (0..count).step_by(pages) {
-                let start = run.offset.saturating_add((at as u64).saturating_mul(PAGE_BYTES));
-                let end = start.saturating_add((pages as u64).saturating_mul(PAGE_BYTES)).min(offsets.end);
-                let page = first.saturating_add(at);
-                let pages = page..page.saturating_add(pages.min(count.saturating_sub(at)));
-                windows.push(Window { span: start..end, run: offsets.clone(), pages });
-            }
-        }
-        Some(windows)
-    }
-
-    /// What matches that begin in a window can depend on: itself, `around` bytes before it, and a page behind it.
-    pub(super) fn window_key(
-        &self,
-        digester: &Digester,
-        window: &Window,
-        around: u64,
-        rules: &[u8; blake3::OUT_LEN],
-    ) -> Option<WindowKey> {
-        let Range { start, end } = window.span;
-        let is_last = end >= window.run.end;
-        let behind = if is_last { 0 } else { 1 };
-        let pages = window.pages.start..window.pages.end.saturating_add(behind);
-        digester.window(Surroundings {
-            pages: self.digests.get(pages)?,
-            before: self.bytes(start.saturating_sub(around).max(window.run.start), start),
-            len_bytes: end.saturating_sub(start),
-            behind_bytes: window.run.end.saturating_sub(end).min(PAGE_BYTES),
-            rules,
-        })
     }
 
     pub(super) fn fragments(&self) -> Fragments<'_> {

@@ -95,7 +95,6 @@ pub(super) trait ScanEngine: Send + Sync + std::fmt::Debug {
     ) -> Verdict;
 
     /// What it judges regions by parts with.
-    #[cfg(test)]
     fn parts(&self) -> Option<&ByParts>;
 }
 
@@ -161,7 +160,6 @@ pub(super) fn hit<'s>(
 }
 
 impl ScanEngine for Boreal {
-    #[cfg(test)]
     fn parts(&self) -> Option<&ByParts> {
         self.parts.as_ref()
     }

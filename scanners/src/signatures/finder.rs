@@ -6,18 +6,17 @@
 //! it is not used.
 
 use super::conditions::rules;
-use super::content::{Content, Fragments};
+use super::content::Content;
 use super::engine::MAX_COUNTED;
 use super::reach::reach;
 use super::rules::{compiler, params};
+use super::windows::MAX_NEAR_BYTES;
 use boreal::Scanner;
+use boreal::memory::FragmentedMemory;
 use boreal::scanner::{EvaluatedRule, FragmentedScanMode, ScanParams};
 use boreal_parser::rule::VariableDeclaration;
 use std::ops::Range;
 use std::time::Duration;
-
-/// A match that is not longer depends on no more than a few of those around it, and all of these lie within a page.
-const MAX_NEAR_BYTES: u64 = 1024;
 
 /// A match of a string.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -69,7 +68,17 @@ impl Finder {
         if parts.is_empty() {
             return Some(Vec::new());
         }
-        Finder::find(&self.all, content.parts(parts), budget)
+        self.within(content.parts(parts), budget)
+    }
+
+    /// The same in any pieces of memory.
+    pub(super) fn within(&self, memory: impl FragmentedMemory, budget: Duration) -> Option<Vec<Place>> {
+        Finder::find(&self.all, memory, budget)
+    }
+
+    /// Whether no match depends on more than what lies close around its beginning.
+    pub(super) fn is_near(&self) -> bool {
+        self.far.is_none()
     }
 
     /// Every match of a string that may reach far, in all of a region.
@@ -80,7 +89,7 @@ impl Finder {
         }
     }
 
-    fn find(scanner: &Scanner, parts: Fragments<'_>, budget: Duration) -> Option<Vec<Place>> {
+    fn find(scanner: &Scanner, parts: impl FragmentedMemory, budget: Duration) -> Option<Vec<Place>> {
         let params = ScanParams::default()
             .compute_full_matches(true)
             .match_max_length(0)

@@ -5,7 +5,7 @@
 
 use super::fingerprint::PageDigest;
 
-/// Frames that are remembered: with their places, some 16 MB.
+/// Frames that are remembered: with their places, some 28 MB.
 const MAX_FRAMES: usize = 1 << 18;
 /// Places of neighbouring frames that are made together, and most of these.
 const CHUNK: usize = 1 << 10;
@@ -69,21 +69,24 @@ fn place(frame: u64) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fingerprint::Digester;
     use super::*;
 
     #[test]
     fn frames_are_found_by_their_numbers_within_limits() {
         let mut frames = Frames::default();
+        let digester = Digester::new().expect("random numbers");
+        let digest = |number: u64| digester.page(&[number.to_le_bytes(); 512].concat());
         let numbers = [0, 1, 1023, 1024, 5_000_000, END - 1];
         for number in numbers {
             assert_eq!(frames.get(number), None);
-            frames.put(number, [u128::from(number), 7]);
-            frames.put(number, [1, 1]);
+            frames.put(number, digest(number));
+            frames.put(number, digest(7));
         }
-        assert!(numbers.iter().all(|number| frames.get(*number) == Some([u128::from(*number), 7])));
+        assert!(numbers.iter().all(|number| frames.get(*number) == Some(digest(*number))));
         assert_eq!((frames.get(2), frames.len()), (None, numbers.len()));
         for number in [END, u64::MAX] {
-            frames.put(number, [0, 0]);
+            frames.put(number, digest(7));
             assert_eq!(frames.get(number), None);
         }
     }
@@ -91,10 +94,11 @@ mod tests {
     #[test]
     fn what_has_no_room_is_not_remembered() {
         let mut frames = Frames::default();
-        (0..=MAX_FRAMES as u64).for_each(|number| frames.put(number, [0, 0]));
+        let zeros = Digester::new().expect("random numbers").zeros();
+        (0..=MAX_FRAMES as u64).for_each(|number| frames.put(number, zeros));
         assert_eq!((frames.len(), frames.get(MAX_FRAMES as u64)), (MAX_FRAMES, None));
         let mut frames = Frames::default();
-        (0..=MAX_CHUNKS as u64).for_each(|number| frames.put(number * CHUNK as u64, [0, 0]));
+        (0..=MAX_CHUNKS as u64).for_each(|number| frames.put(number * CHUNK as u64, zeros));
         assert_eq!(frames.len(), MAX_CHUNKS);
     }
 }

@@ -5,10 +5,13 @@
 use super::cache::{Known, ScanCache};
 use super::content::Content;
 use super::engine::{Cut, Verdict};
+use super::finder::Place;
 use super::fingerprint::Fingerprint;
 use super::hashes::{HashList, Listed};
 use super::keeper::Keeper;
-use super::sketch::Seen;
+use super::parts::{ByParts, OfPages};
+use super::pending::{self, Pending, Waiting};
+use super::sketch::{Scratch, Seen, Sketch};
 use super::walk::Job;
 use super::{Rules, Summary, tell};
 use crate::{Finding, Subject};
@@ -44,12 +47,82 @@ pub(super) struct Done {
     pub(super) summary: Summary,
 }
 
+/// What a thread works with.
+#[derive(Default, Debug)]
+pub(super) struct Desk {
+    content: Content,
+    scratch: Scratch,
+    pending: Pending,
+}
+
+/// What is known of a region without a copy.
+enum Again {
+    /// All that there is to say of it.
+    All(Done),
+    /// Its verdict comes with its new pages'.
+    Later(Waiting),
+    /// Too little.
+    Not(Job),
+}
+
 impl Bench<'_> {
-    /// Scans a region; `content` is memory to work in.
-    pub(super) fn judge(&self, mut job: Job, content: &mut Content) -> Done {
-        if let Some(done) = self.known_again(&mut job, content) {
-            return done;
+    /// Scans a region, or puts it off until [`Bench::settle`]. `take` is given what came of it, or of regions before it.
+    pub(super) fn judge(&self, job: Job, desk: &mut Desk, take: &mut dyn FnMut(Done)) {
+        match self.known_again(job, desk) {
+            Again::All(done) => take(done),
+            Again::Not(job) => take(self.whole(job, &mut desk.content)),
+            Again::Later(waiting) => {
+                desk.pending.push(waiting);
+                if desk.pending.is_full() {
+                    self.settle(desk, take);
+                }
+            }
         }
+    }
+
+    /// Scans what was put off.
+    pub(super) fn settle(&self, desk: &mut Desk, take: &mut dyn FnMut(Done)) {
+        let of_pages = self.rules.parts().and_then(ByParts::of_pages);
+        let (Some(cache), Some(of_pages)) = (self.cache, of_pages) else { return };
+        let budget = self.budget(desk.pending.len_bytes() as u64);
+        for (waiting, places) in desk.pending.search(of_pages.finder, cache, budget) {
+            take(self.by_matches(waiting, places, (cache, of_pages), &mut desk.content));
+        }
+    }
+
+    /// Judges a region whose matches are known by these, where that can be done; otherwise it is copied.
+    fn by_matches(
+        &self,
+        waiting: Waiting,
+        places: Option<Vec<Place>>,
+        (cache, of_pages): (&ScanCache, OfPages<'_>),
+        content: &mut Content,
+    ) -> Done {
+        let Waiting { mut job, key, present_bytes, .. } = waiting;
+        let places = places.filter(|places| of_pages.by_matches || places.is_empty());
+        let is_silent = of_pages.is_quiet && places.as_ref().is_some_and(Vec::is_empty);
+        let matches_key = places
+            .filter(|_| !is_silent)
+            .map(|places| self.circumstances(cache.digester().matches(&job.layout, &places), &job));
+        let known =
+            if is_silent { Some(Known::default()) } else { matches_key.and_then(|key| cache.get(key)) };
+        let Some(known) = known.filter(|known| known.hits.is_empty()) else {
+            let done = self.whole(job, content);
+            // What the rules say of that very content they say wherever there are the same matches.
+            let is_silent = || cache.get(key).is_some_and(|known| known.hits.is_empty());
+            if let Some(matches_key) = matches_key.filter(|_| is_silent()) {
+                cache.put(matches_key, Known::default());
+            }
+            return done;
+        };
+        let mut done = Done { index: job.index, ..Done::default() };
+        self.account(&mut done, &mut job, &known, present_bytes);
+        cache.put(key, known);
+        done
+    }
+
+    /// Copies a region and scans it; `content` is memory to work in.
+    pub(super) fn whole(&self, mut job: Job, content: &mut Content) -> Done {
         let mut done = Done { index: job.index, ..Done::default() };
         let digester = self.cache.map(ScanCache::digester);
         let key = content.fill(self.memory, &job.layout, digester, &mut done.found);
@@ -84,20 +157,37 @@ impl Bench<'_> {
     }
 
     /// A region of which everything is known and nothing is to be told but its hash: it is not copied.
-    fn known_again(&self, job: &mut Job, content: &mut Content) -> Option<Done> {
-        let cache = self.cache?;
-        let sketch = self.seen.sketch(self.memory, &job.layout, cache.digester(), content.scratch())?;
-        let key = self.circumstances(sketch.fingerprint, job);
+    fn known_again(&self, mut job: Job, desk: &mut Desk) -> Again {
+        let Some(cache) = self.cache else { return Again::Not(job) };
+        let sketch = self.seen.sketch(self.memory, &job.layout, cache.digester(), &mut desk.scratch);
+        let Some(sketch) = sketch else { return Again::Not(job) };
+        let key = self.circumstances(sketch.fingerprint, &job);
         let present = sketch.present_bytes;
-        let hash_is_missing = |known: &Known| {
-            self.hashes.is_some() && known.sha256.is_none() && is_whole(&job.subject, present)
+        let wants_hash = self.hashes.is_some() && is_whole(&job.subject, present);
+        let is_enough = |known: &Known| known.hits.is_empty() && (known.sha256.is_some() || !wants_hash);
+        let again = match cache.get(key) {
+            Some(known) if is_enough(&known) => {
+                let mut done = Done { index: job.index, ..Done::default() };
+                (done.summary.reused_regions, done.summary.reused_bytes) = (1, present);
+                self.account(&mut done, &mut job, &known, present);
+                Again::All(done)
+            }
+            None if !wants_hash => self.later(job, key, &sketch, desk),
+            _ => Again::Not(job),
         };
-        let known = cache.get(key).filter(|known| known.hits.is_empty() && !hash_is_missing(known));
-        self.seen.learn(&sketch, known.is_some());
-        let mut done = Done { index: job.index, ..Done::default() };
-        (done.summary.reused_regions, done.summary.reused_bytes) = (1, present);
-        self.account(&mut done, job, &known?, present);
-        Some(done)
+        self.seen.learn(&sketch, !matches!(again, Again::Not(_)));
+        again
+    }
+
+    /// A region of which some pages are new has only those searched, where that may be all that it takes.
+    fn later(&self, job: Job, key: Fingerprint, sketch: &Sketch, desk: &mut Desk) -> Again {
+        let of_pages = self.rules.parts().and_then(ByParts::of_pages);
+        let (Some(cache), Some(of)) = (self.cache, of_pages) else { return Again::Not(job) };
+        let known = pending::Known { cache, rules: self.rules.digest(), of };
+        match desk.pending.take_pages(self.memory, &job.layout, &desk.scratch, known) {
+            Some(pages) => Again::Later(Waiting { job, key, present_bytes: sketch.present_bytes, pages }),
+            None => Again::Not(job),
+        }
     }
 
     /// Counts a region and holds its hash against the lists. Whether signatures are to be told.
@@ -165,12 +255,16 @@ impl Bench<'_> {
         (known, cut)
     }
 
-    fn scan(&self, job: &Job, content: &Content) -> Verdict {
-        let bytes = content.all().len() as u64;
+    /// What it may take to scan so many bytes.
+    fn budget(&self, bytes: u64) -> Duration {
         let budget =
             BUDGET.saturating_add(Duration::from_millis(bytes.saturating_mul(1000) / BYTES_A_SECOND));
         let halvings = (self.cut.load(Ordering::Relaxed) / PATIENCE).min(MAX_HALVINGS);
-        let budget = budget / 2u32.saturating_pow(halvings);
+        budget / 2u32.saturating_pow(halvings)
+    }
+
+    fn scan(&self, job: &Job, content: &Content) -> Verdict {
+        let budget = self.budget(content.all().len() as u64);
         let verdict =
             self.rules.engine().scan(content, &job.externals, job.layout.own_bytes, budget, self.cache);
         if matches!(verdict.cut, Some(Cut::Budget(_))) {

@@ -140,7 +140,7 @@ pub(crate) fn rescan(
         seen: Seen::default(),
         cut: AtomicU32::new(0),
     };
-    Ok(bench.judge(job, &mut Content::default()).found.items)
+    Ok(bench.whole(job, &mut Content::default()).found.items)
 }
 
 /// Whether the same rule matches: each string that matched does so at one of the same places. A file of rules may be elsewhere now.

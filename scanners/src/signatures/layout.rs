@@ -136,6 +136,23 @@ impl Layout {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.len))
     }
 
+    /// Where its runs of neighbouring bytes lie, and how long they are, as they are when it is copied.
+    pub(super) fn runs(&self) -> Vec<(u64, u64)> {
+        if self.is_file {
+            return vec![(0, self.region_bytes())];
+        }
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for part in &self.parts {
+            match runs.last_mut() {
+                Some((offset, len)) if offset.saturating_add(*len) == part.offset => {
+                    *len = len.saturating_add(part.len);
+                }
+                _ => runs.push((part.offset, part.len)),
+            }
+        }
+        runs
+    }
+
     /// Bytes that an engine is given: a file's holes are scanned as zeros.
     pub(super) fn cost_bytes(&self) -> u64 {
         if self.is_file { self.region_bytes() } else { self.present_bytes() }

@@ -94,7 +94,6 @@ impl ScanEngine for Libyara {
         }
     }
 
-    #[cfg(test)]
     fn parts(&self) -> Option<&ByParts> {
         None
     }

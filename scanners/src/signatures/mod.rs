@@ -32,6 +32,10 @@ mod libyara;
 mod libyara_tests;
 mod parts;
 mod paths;
+mod pending;
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod pending_tests;
 mod pool;
 mod reach;
 #[cfg(test)]

@@ -24,6 +24,16 @@ pub(super) struct ByParts {
     for_files: Option<Scanner>,
 }
 
+/// What can be said of a region by its matches alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OfPages<'p> {
+    pub(super) finder: &'p Finder,
+    /// No rule holds where nothing matches.
+    pub(super) is_quiet: bool,
+    /// Which rules hold depends on nothing else.
+    pub(super) by_matches: bool,
+}
+
 impl ByParts {
     /// For rules with these namespaces and texts; none if their strings cannot be found alone.
     pub(super) fn new<'s>(texts: impl Iterator<Item = (&'s str, &'s str)> + Clone) -> Option<ByParts> {
@@ -53,6 +63,13 @@ impl ByParts {
     /// Whether no rule holds where these are all fragments: nothing matches, and each wants a match.
     pub(super) fn are_quiet(&self, fragments: &[Range<u64>]) -> bool {
         fragments.is_empty() && !self.asked.of_nothing
+    }
+
+    /// What finds the strings in some pages, where none reaches far and something can be said of a region by its matches alone.
+    pub(super) fn of_pages(&self) -> Option<OfPages<'_>> {
+        let (is_quiet, by_matches) = (!self.asked.of_nothing, !self.asked.of_bytes);
+        let is_of_use = self.finder.is_near() && (is_quiet || by_matches);
+        is_of_use.then_some(OfPages { finder: &self.finder, is_quiet, by_matches })
     }
 
     /// The rules that fragments of a region are judged by, where they are others than for the whole.

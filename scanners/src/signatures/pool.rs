@@ -4,8 +4,7 @@
 //! number of threads changes nothing but the time.
 //! *Never*: has more regions waiting than a few for each thread.
 
-use super::content::Content;
-use super::judge::{Bench, Done};
+use super::judge::{Bench, Desk, Done};
 use super::walk::Job;
 use super::{Progress, Summary};
 use crate::Finding;
@@ -53,21 +52,23 @@ fn alone(
     find: impl FnOnce(&mut dyn FnMut(Job)) -> Partial<Finding>,
 ) -> (Partial<Finding>, Summary) {
     let mut collected = Collected { done: Vec::new(), summary: Summary::default(), tell };
-    let mut content = Content::default();
-    let mut found = find(&mut |job| collected.take(bench.judge(job, &mut content)));
+    let mut desk = Desk::default();
+    let mut found = find(&mut |job| bench.judge(job, &mut desk, &mut |done| collected.take(done)));
+    bench.settle(&mut desk, &mut |done| collected.take(done));
     let summary = collected.put_into(&mut found);
     (found, summary)
 }
 
 fn work(bench: &Bench<'_>, jobs: &Mutex<Receiver<Job>>, done: &Sender<Done>) {
-    let mut content = Content::default();
+    let mut desk = Desk::default();
+    // Whoever collects waits for all threads: it is gone only where something panicked.
+    let mut tell = |one| _ = done.send(one);
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = next else { return };
-        if done.send(bench.judge(job, &mut content)).is_err() {
-            return;
-        }
+        let Ok(job) = next else { break };
+        bench.judge(job, &mut desk, &mut tell);
     }
+    bench.settle(&mut desk, &mut tell);
 }
 
 struct Collected<'t> {

@@ -45,7 +45,7 @@ rule many { strings: $a = "aa" condition: #a > 9000 }
 "#;
 
 /// What is asked of files.
-const OF_FILES: &str = r#"
+pub(super) const OF_FILES: &str = r#"
 rule sized { strings: $a = "alpha" condition: $a and filesize > 150000 and filesize<158000 }
 rule at_the_end { strings: $a = "needle" condition: $a in (filesize - 9000..filesize) }
 rule sizeless { condition: not defined filesize }
@@ -293,4 +293,44 @@ fn a_fragment_is_no_program_where_the_region_is_none() {
         assert_eq!((machine, scanner.by_fragments > before), (is_program, true), "{verdict:?}");
         assert_eq!(verdict, scanner.scan(&region, None));
     }
+}
+
+/// What begins at the end of a page depends on the next page's head, whichever of both is new, and on no more of it.
+#[test]
+fn what_reaches_into_the_next_page_is_found_again() {
+    let text = "rule long { strings: $a = /sigma.{0,490}psi/s wide condition: $a }";
+    let wide = |text: &str| -> Vec<u8> { text.bytes().flat_map(|letter| [letter, 0]).collect() };
+    // From the page's last byte, and from so far before it that the next page does not depend on it.
+    let cases =
+        [0, 17, 400, 490, 491].into_iter().flat_map(|n| [(n, 1, true), (n, 30, false), (n, 30, true)]);
+    for (characters, back, begins_later) in cases {
+        let begin = 8 * PAGE - back;
+        let mut ends = [(begin, wide("sigma")), (begin + 10 + 2 * characters, wide("psi"))];
+        ends.rotate_right(usize::from(begins_later));
+        let mut scanner = Scanner::new(text);
+        let cache = ScanCache::new(1 << 20).expect("random numbers");
+        let mut region = Region::new(&[20], 0);
+        for (number, (at, bytes)) in ends.iter().enumerate() {
+            region.bytes[*at..][..bytes.len()].copy_from_slice(bytes);
+            let full = scanner.scan(&region, None);
+            assert_eq!(full.hits.len(), usize::from(number > 0 && characters <= 490));
+            assert_eq!(scanner.scan(&region, Some(&cache)), full, "{characters} {begins_later}");
+            assert_eq!(scanner.by_fragments, number + 1, "by windows");
+        }
+    }
+}
+
+/// A word that begins with a page is one by what stands before it.
+#[test]
+fn what_lies_before_a_page_counts() {
+    let mut scanner = Scanner::new("rule word { strings: $a = \"delta\" fullword condition: $a }");
+    let cache = ScanCache::new(1 << 20).expect("random numbers");
+    let mut region = Region::new(&[20], 0);
+    for (before, is_word) in [(b"x", false), (b" ", true)] {
+        region.bytes[8 * PAGE - 1..][..6].copy_from_slice(&[before.as_slice(), b"delta"].concat());
+        let full = scanner.scan(&region, None);
+        assert_eq!(full.hits.len(), usize::from(is_word));
+        assert_eq!(scanner.scan(&region, Some(&cache)), full);
+    }
+    assert_eq!(scanner.by_fragments, 2, "by windows");
 }

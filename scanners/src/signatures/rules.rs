@@ -215,7 +215,6 @@ impl Rules {
         &*self.engine
     }
 
-    #[cfg(test)]
     pub(super) fn parts(&self) -> Option<&ByParts> {
         self.engine.parts()
     }

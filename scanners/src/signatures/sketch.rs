@@ -100,7 +100,7 @@ impl Seen {
         let mut digest = digester.begin(std::mem::take(&mut scratch.all));
         scratch.digests.iter().try_for_each(|page| page.map(|page| digest.push(page)))?;
         let fingerprint;
-        (fingerprint, scratch.all) = digest.end(layout, runs(layout).into_iter());
+        (fingerprint, scratch.all) = digest.end(layout, layout.runs().into_iter());
         let present_bytes = layout.present_bytes();
         let read_bytes = PAGE_BYTES.saturating_mul(scratch.missing.len() as u64);
         Some(Sketch { fingerprint, present_bytes, read_bytes })
@@ -156,6 +156,23 @@ impl Seen {
 }
 
 impl Scratch {
+    /// Digests of the pages of the region that was sketched last.
+    pub(super) fn digests(&self) -> &[PageDigest] {
+        &self.all
+    }
+
+    /// Copies the first bytes of one of these pages; zeros where it ends before.
+    pub(super) fn copy_page(&self, memory: &dyn GuestMemory, number: usize, bytes: &mut [u8]) -> Option<()> {
+        let (at, len) = match *self.pages.get(number)? {
+            Page::Frame(frame) => (Gpa(frame.checked_mul(PAGE_BYTES)?), bytes.len()),
+            Page::End(at, len) => (at, len.min(bytes.len())),
+            Page::Zeros => (Gpa(0), 0),
+        };
+        let (there, rest) = bytes.split_at_mut_checked(len)?;
+        rest.fill(0);
+        if there.is_empty() { Some(()) } else { memory.read_once(at, there).ok() }
+    }
+
     /// Reads and digests what is missing; none where something of it cannot be read.
     fn read(&mut self, memory: &dyn GuestMemory, digester: &Digester) -> Option<()> {
         let Scratch { pages, digests, missing, fresh, buffer, .. } = self;
@@ -227,21 +244,4 @@ fn pages(layout: &Layout, pages: &mut Vec<Page>) -> Option<()> {
         pages.extend((0..hole.div_ceil(PAGE_BYTES)).map(|_| Page::Zeros));
     }
     Some(())
-}
-
-/// Where a region's runs of bytes lie, as they are when it is copied.
-fn runs(layout: &Layout) -> Vec<(u64, u64)> {
-    if layout.is_file {
-        return vec![(0, layout.region_bytes())];
-    }
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for part in &layout.parts {
-        match runs.last_mut() {
-            Some((offset, len)) if offset.saturating_add(*len) == part.offset => {
-                *len = len.saturating_add(part.len);
-            }
-            _ => runs.push((part.offset, part.len)),
-        }
-    }
-    runs
 }

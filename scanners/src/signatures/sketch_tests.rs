@@ -4,7 +4,7 @@ use super::cache::ScanCache;
 use super::content::Content;
 use super::engine::Externals;
 use super::fingerprint::Digester;
-use super::judge::Bench;
+use super::judge::{Bench, Desk};
 use super::layout::{Layout, Part};
 use super::rescan_tests::{PIECES, RULES};
 use super::sketch::{Scratch, Seen};
@@ -16,11 +16,11 @@ use lynceus_introspect::{Gpa, Partial};
 use proptest::prelude::*;
 use std::sync::atomic::AtomicU32;
 
-const PAGE: usize = 4096;
-const FRAMES: usize = 24;
+pub(super) const PAGE: usize = 4096;
+pub(super) const FRAMES: usize = 24;
 
 /// Regions over the same few frames: maps with holes, files with holes and odd ends, pieces that end within a page.
-fn layouts() -> impl Strategy<Value = Layout> {
+pub(super) fn layouts() -> impl Strategy<Value = Layout> {
     let pages = prop::collection::vec((0..FRAMES, 0..4usize), 1..12);
     (any::<bool>(), pages, 0..2 * PAGE).prop_map(|(is_file, pages, cut)| {
         let mut layout =
@@ -45,19 +45,19 @@ fn layouts() -> impl Strategy<Value = Layout> {
     })
 }
 
-fn writes() -> impl Strategy<Value = Vec<(usize, usize)>> {
+pub(super) fn writes() -> impl Strategy<Value = Vec<(usize, usize)>> {
     let longest = PIECES.iter().map(|piece| piece.len()).max().expect("pieces");
     prop::collection::vec((0..=FRAMES * PAGE - longest, 0..PIECES.len()), 0..12)
 }
 
-fn write(ram: &mut [u8], writes: &[(usize, usize)]) {
+pub(super) fn write(ram: &mut [u8], writes: &[(usize, usize)]) {
     for (at, piece) in writes {
         let piece = PIECES[*piece];
         ram[*at..at + piece.len()].copy_from_slice(piece);
     }
 }
 
-fn job(index: u64, layout: &Layout) -> Job {
+pub(super) fn job(index: u64, layout: &Layout) -> Job {
     let (start, end) = (layout.start, layout.end);
     let subject = if layout.is_file {
         let path = "/bin/x".to_owned();
@@ -77,12 +77,12 @@ fn job(index: u64, layout: &Layout) -> Job {
 }
 
 fn found(bench: &Bench<'_>, layouts: &[Layout]) -> (Vec<Finding>, u64) {
-    let mut content = Content::default();
-    let done: Vec<_> = layouts
-        .iter()
-        .enumerate()
-        .map(|(n, layout)| bench.judge(job(n as u64, layout), &mut content))
-        .collect();
+    let (mut desk, mut done) = (Desk::default(), Vec::new());
+    for (n, layout) in layouts.iter().enumerate() {
+        bench.judge(job(n as u64, layout), &mut desk, &mut |one| done.push(one));
+    }
+    bench.settle(&mut desk, &mut |one| done.push(one));
+    done.sort_by_key(|one| one.index);
     let reused = done.iter().map(|done| done.summary.reused_regions).sum();
     (done.into_iter().flat_map(|done| done.found.items).collect(), reused)
 }

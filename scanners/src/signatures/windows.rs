@@ -1,26 +1,29 @@
 //! A region of which little changed: only what changed is searched, and only what surrounds matches is judged.
 //!
-//! *Does*: cuts the runs of a region into windows and remembers which strings match in each, by a digest of the window and of what its
-//! matches can depend on: some bytes before it and a page behind it. A region that is not as it was is then searched in the windows
+//! *Does*: cuts the runs of a region into windows of a page and remembers which strings match in each, by a digest of the window and of
+//! what its matches can depend on: some bytes before it and the head of the page behind it. A region that is not as it was is then searched in the windows
 //! that are not known; its verdict comes from the rules themselves, over fragments of the region that hold every match. Strings
 //! whose matches may reach far are searched for in the whole region. A file is such a region as well: one run, holes as zeros.
 //! *Trusts*: nothing: before a verdict is taken from fragments, they are searched for all strings, and must hold the very matches that
 //! are known of the region. Otherwise all of it is scanned. Conditions that read bytes of the region read the whole region.
 //! *Never*: remembers a window in which the engine stopped counting, or cuts a program into pieces where rules take programs apart.
 
-use super::cache::ScanCache;
+use super::cache::{Places, ScanCache};
 use super::content::Content;
 use super::finder::{Finder, Place};
-use super::fingerprint::{MAX_BEFORE_BYTES, MAX_WINDOW_PAGES, WindowKey};
+use super::fingerprint::{Digester, HEAD_BYTES, PageDigest, Surroundings, TAIL_BYTES, WindowKey};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pages in a window.
-const WINDOW_PAGES: usize = MAX_WINDOW_PAGES - 1;
+/// A window is a page: whatever is mapped or cached of the same file is cut alike.
 const PAGE_BYTES: u64 = 4096;
 /// Bytes before and behind a match that it can depend on: a character of two bytes, for whole words.
-const AROUND_BYTES: u64 = MAX_BEFORE_BYTES as u64;
+const AROUND_BYTES: u64 = TAIL_BYTES as u64;
+/// Bytes behind a window that matches in it can depend on.
+const BEHIND_BYTES: u64 = HEAD_BYTES as u64;
+/// The longest match of which that is true.
+pub(super) const MAX_NEAR_BYTES: u64 = BEHIND_BYTES - AROUND_BYTES;
 /// Matches in a window that are remembered; one with more is searched again each time.
 const MAX_PLACES: usize = 64;
 /// A smaller region is scanned as it is: to start the engine some times over costs more.
@@ -48,15 +51,85 @@ pub(super) struct Near {
     len: u16,
 }
 
-/// Neighbouring pages of a run.
+/// A page of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     /// Offsets in the region.
     pub(super) span: Range<u64>,
     /// The run that it is part of.
     pub(super) run: Range<u64>,
-    /// Its pages' numbers among those that were digested.
-    pub(super) pages: Range<usize>,
+    /// Its page's number among those that were digested.
+    pub(super) page: usize,
+}
+
+/// Runs cut into windows; none where pages were not digested one by one: every run but the last must be whole pages.
+pub(super) fn cut(runs: impl Iterator<Item = Range<u64>>) -> Option<Vec<Window>> {
+    let mut windows: Vec<Window> = Vec::new();
+    for run in runs {
+        if windows.last().is_some_and(|last| last.len_bytes() != PAGE_BYTES) {
+            return None;
+        }
+        let mut start = run.start;
+        while start < run.end {
+            let end = start.saturating_add(PAGE_BYTES).min(run.end);
+            windows.push(Window { span: start..end, run: run.clone(), page: windows.len() });
+            start = end;
+        }
+    }
+    Some(windows)
+}
+
+/// What stands for each of these windows of a region with these pages.
+pub(super) fn keys(
+    windows: &[Window],
+    pages: &[PageDigest],
+    digester: &Digester,
+    rules: &[u8; blake3::OUT_LEN],
+) -> Option<Vec<WindowKey>> {
+    windows.iter().map(|window| window.key(digester, pages, rules)).collect()
+}
+
+impl Window {
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.span.end.saturating_sub(self.span.start)
+    }
+
+    /// What matches that begin in it can depend on: itself, some bytes before it and some behind it.
+    fn key(
+        &self,
+        digester: &Digester,
+        pages: &[PageDigest],
+        rules: &[u8; blake3::OUT_LEN],
+    ) -> Option<WindowKey> {
+        Some(digester.window(Surroundings {
+            page: pages.get(self.page)?,
+            before: self.before(pages),
+            behind: self.behind(pages),
+            len_bytes: self.len_bytes(),
+            behind_bytes: self.behind_bytes(),
+            rules,
+        }))
+    }
+
+    /// The page before it in its run, of all pages' digests.
+    pub(super) fn before<'p>(&self, pages: &'p [PageDigest]) -> Option<&'p PageDigest> {
+        pages.get(self.page.checked_sub(1)?).filter(|_| self.span.start > self.run.start)
+    }
+
+    /// The page behind it in its run.
+    pub(super) fn behind<'p>(&self, pages: &'p [PageDigest]) -> Option<&'p PageDigest> {
+        pages.get(self.page.checked_add(1)?).filter(|_| self.span.end < self.run.end)
+    }
+
+    /// How many bytes there are of what its matches can depend on behind it.
+    pub(super) fn behind_bytes(&self) -> u64 {
+        self.run.end.saturating_sub(self.span.end).min(BEHIND_BYTES)
+    }
+
+    /// Whether it is the page behind another in the same run.
+    pub(super) fn follows(&self, other: &Window) -> bool {
+        self.run.start == other.run.start && self.span.start == other.span.end
+    }
 }
 
 /// Fragments of a region on which the rules' verdict is that of the whole; none if the region must be scanned as it is.
@@ -73,11 +146,8 @@ pub(super) fn fragments(
     if content.present_bytes() < MIN_REGION_BYTES || !is_small(bytes_of(&programs)) {
         return None;
     }
-    let windows = content.windows(WINDOW_PAGES)?;
-    let keys: Vec<WindowKey> = windows
-        .iter()
-        .map(|window| content.window_key(cache.digester(), window, AROUND_BYTES, rules))
-        .collect::<Option<_>>()?;
+    let windows = cut(content.run_offsets())?;
+    let keys = keys(&windows, content.page_digests(), cache.digester(), rules)?;
     let known = cache.windows(&keys);
     let unknown = windows.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(window, _)| window);
     let spans = spans(unknown);
@@ -88,8 +158,7 @@ pub(super) fn fragments(
     let mut found = found.as_slice();
     for ((window, key), known) in windows.iter().zip(&keys).zip(&known) {
         if let Some(known) = known {
-            places
-                .extend(known.iter().flat_map(|list| list.iter()).map(|near| near.place(window.span.start)));
+            places.extend(within(known, window.span.start));
             continue;
         }
         let (_, from) = found.split_at(found.partition_point(|place| place.offset < window.span.start));
@@ -97,9 +166,8 @@ pub(super) fn fragments(
         found = behind;
         let near = |place: &&Place| !finder.is_far(place.string);
         places.extend(own.iter().filter(|place| all_new || near(place)));
-        let own: Option<Vec<Near>> = own.iter().filter(near).map(|place| Near::of(place, window)).collect();
-        if let Some(own) = own.filter(|own| own.len() <= MAX_PLACES) {
-            fresh.push((*key, (!own.is_empty()).then(|| Arc::new(own))));
+        if let Some(own) = remembered(own.iter().filter(near), window.span.start) {
+            fresh.push((*key, own));
         }
     }
     cache.put_windows(fresh);
@@ -112,9 +180,21 @@ pub(super) fn fragments(
     (fragments.is_empty() || finder.all(content, &fragments, budget)? == places).then_some(fragments)
 }
 
+/// The matches that begin in a window, as they are remembered; none if there are too many.
+pub(super) fn remembered<'p>(places: impl Iterator<Item = &'p Place>, start: u64) -> Option<Places> {
+    let all: Vec<Near> =
+        places.take(MAX_PLACES + 1).map(|place| Near::of(place, start)).collect::<Option<_>>()?;
+    (all.len() <= MAX_PLACES).then(|| (!all.is_empty()).then(|| Arc::new(all)))
+}
+
+/// Remembered matches in a window that begins there.
+pub(super) fn within(places: &Places, start: u64) -> impl Iterator<Item = Place> {
+    places.iter().flat_map(|list| list.iter()).map(move |near| near.place(start))
+}
+
 impl Near {
-    fn of(place: &Place, window: &Window) -> Option<Near> {
-        let at = u16::try_from(place.offset.checked_sub(window.span.start)?).ok()?;
+    fn of(place: &Place, start: u64) -> Option<Near> {
+        let at = u16::try_from(place.offset.checked_sub(start)?).ok()?;
         Some(Near { string: place.string, at, len: u16::try_from(place.len).ok()? })
     }
 
@@ -129,7 +209,7 @@ fn spans<'w>(windows: impl Iterator<Item = &'w Window>) -> Vec<Range<u64>> {
     let mut spans: Vec<Range<u64>> = Vec::new();
     for window in windows {
         let from = window.span.start.saturating_sub(AROUND_BYTES).max(window.run.start);
-        let to = window.span.end.saturating_add(PAGE_BYTES).min(window.run.end);
+        let to = window.span.end.saturating_add(BEHIND_BYTES).min(window.run.end);
         match spans.last_mut() {
             Some(last) if last.end >= from && window.span.start > window.run.start => last.end = to,
             _ => spans.push(from..to),

@@ -1,0 +1,180 @@
+//! Regions that wait until their new pages are searched are judged as full scans judge them, and a guest that writes meanwhile leaves
+//! nothing wrong behind.
+
+use super::Rules;
+use super::cache::ScanCache;
+use super::judge::{Bench, Desk};
+use super::layout::{Layout, Part};
+use super::rescan_tests::{OF_FILES, RULES};
+use super::sketch::Seen;
+use super::sketch_tests::{FRAMES, PAGE, job, layouts, write, writes};
+use super::tests::Flat;
+use crate::Finding;
+use lynceus_introspect::{Gpa, GpaRange, GuestMemory, ReadError};
+use proptest::prelude::*;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+/// Rules without strings that reach far: what wants a match and asks for nothing else, what reads bytes beside that, what may hold
+/// without a match.
+const QUIET: &[&str] = &["inner", "plain", "broad", "jump", "all_of", "place", "short", "xored", "sized"];
+const READING: &[&str] = &["plain", "jump", "short", "reads", "last_byte"];
+const LOUD: &[&str] =
+    &["inner", "plain", "word", "order", "near", "none_of", "encoded", "at_the_end", "sizeless"];
+
+fn rules(names: &[&str]) -> Rules {
+    let is_named = |line: &&str| names.iter().any(|name| line.contains(&format!("rule {name} ")));
+    let text: Vec<&str> = RULES.lines().chain(OF_FILES.lines()).filter(is_named).collect();
+    assert_eq!(text.len(), names.len());
+    of_text(&text.join("\n"))
+}
+
+fn of_text(text: &str) -> Rules {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("some.yar");
+    std::fs::write(&file, text).expect("a file");
+    let rules = Rules::load_for_rescans(&[file]).expect("rules");
+    assert_eq!(rules.bad(), []);
+    rules
+}
+
+/// RAM that is another after so many reads, and counts the bytes that are read.
+struct Writing {
+    first: Flat,
+    then: Flat,
+    left: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Writing {
+    fn new(first: &[u8], then: &[u8], after: usize) -> Writing {
+        let (left, bytes) = (AtomicUsize::new(after), AtomicUsize::new(0));
+        Writing { first: Flat::new(first), then: Flat::new(then), left, bytes }
+    }
+}
+
+impl GuestMemory for Writing {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.bytes.fetch_add(buf.len(), Ordering::Relaxed);
+        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left.is_ok() { self.first.read(at, buf) } else { self.then.read(at, buf) }
+    }
+
+    fn ram(&self) -> &[GpaRange] {
+        self.first.ram()
+    }
+}
+
+/// What is found in some regions, and how many of them had to wait.
+fn found(
+    memory: &(dyn GuestMemory + Send + Sync),
+    rules: &Rules,
+    cache: Option<&ScanCache>,
+    layouts: &[Layout],
+) -> (Vec<Finding>, usize) {
+    let seen = Seen::new(cache.is_some_and(ScanCache::knows_something));
+    let bench = Bench { memory, rules, hashes: None, cache, keep: None, seen, cut: AtomicU32::new(0) };
+    let (mut desk, mut done) = (Desk::default(), Vec::new());
+    for (n, layout) in layouts.iter().enumerate() {
+        bench.judge(job(n as u64, layout), &mut desk, &mut |one| done.push(one));
+    }
+    let at_once = done.len();
+    bench.settle(&mut desk, &mut |one| done.push(one));
+    done.sort_by_key(|one| one.index);
+    (done.into_iter().flat_map(|done| done.found.items).collect(), layouts.len() - at_once)
+}
+
+#[test]
+fn what_waits_is_judged_as_by_a_full_scan() {
+    for names in [QUIET, READING, LOUD] {
+        let (rules, waited) = (rules(names), std::cell::Cell::new(0));
+        let config = ProptestConfig { failure_persistence: None, cases: 96, ..ProptestConfig::default() };
+        let input = (
+            prop::collection::vec(layouts(), 1..6),
+            prop::collection::vec((writes(), writes(), 0..60usize), 2..5),
+        );
+        let result = proptest::test_runner::TestRunner::new(config).run(&input, |(layouts, rounds)| {
+            let cache = ScanCache::new(1 << 20).expect("random numbers");
+            let mut ram = vec![0; FRAMES * PAGE];
+            for (writes, more, after) in &rounds {
+                write(&mut ram, writes);
+                let before = ram.clone();
+                write(&mut ram, more);
+                // What comes of a scan beside which somebody writes is anything. What is remembered of it is not.
+                found(&Writing::new(&before, &ram, *after), &rules, Some(&cache), &layouts);
+                for ram in [&ram, &before] {
+                    let memory = Flat::new(ram);
+                    let (full, _) = found(&memory, &rules, None, &layouts);
+                    let (again, so_many) = found(&memory, &rules, Some(&cache), &layouts);
+                    waited.set(waited.get() + so_many);
+                    prop_assert_eq!(again, full);
+                }
+            }
+            Ok(())
+        });
+        result.expect("equal findings");
+        assert!(waited.get() > 50, "{} {names:?}", waited.get());
+    }
+}
+
+/// Where the same strings match at the same places, rules need not be asked again, nor the region be copied.
+#[test]
+fn a_region_with_known_matches_is_not_copied() {
+    let two = "rule two { strings: $a = \"alpha\" $b = \"beta\" condition: all of them }
+        rule other { strings: $c = \"gamma\" $d = \"gamma\" condition: $c and $d }
+        rule there { strings: $a = \"alpha\" condition: $a in (28672..32768) }";
+    let reads = "rule reads { strings: $a = \"alpha\" condition: $a and uint8(0) == 7 }";
+    let bytes = (20 * PAGE) as u64;
+    let parts = vec![Part { offset: 0, gpa: Gpa(0), len: bytes }];
+    let layout = [Layout { end: bytes, own_bytes: bytes, parts, ..Layout::default() }];
+    for (text, is_copied) in [(two, false), (reads, true)] {
+        let (rules, cache) = (of_text(text), ScanCache::new(1 << 20).expect("random numbers"));
+        let mut ram = vec![0; 20 * PAGE];
+        // No two pages are equal.
+        (0..20u8).for_each(|page| ram[usize::from(page) * PAGE + 100] = page + 1);
+        ram[3 * PAGE + 2000..][..5].copy_from_slice(b"alpha");
+        for round in 1..4 {
+            ram[10 * PAGE] = round;
+            let memory = Writing::new(&ram, &ram, 0);
+            let (again, _) = found(&memory, &rules, Some(&cache), &layout);
+            assert_eq!(again, []);
+            let pages = memory.bytes.into_inner() / PAGE;
+            // The second scan learns what the rules say of these matches.
+            let expected = if round < 3 || is_copied { 20 * usize::from(round).min(2) } else { 20 };
+            assert!((expected..expected + 4).contains(&pages), "{pages} in {round}");
+        }
+        // And where other strings match, or elsewhere, they are asked.
+        let steps = [(3, b"gamma", !is_copied), (3, b"-----", false), (5, b"alpha", is_copied)];
+        let steps = steps.into_iter().chain([(5, b"-----", false), (7, b"alpha", true), (9, b"beta ", true)]);
+        for (page, piece, is_found) in steps {
+            ram[page * PAGE + 2000..][..5].copy_from_slice(piece);
+            ram[0] = 7;
+            let (full, _) = found(&Flat::new(&ram), &rules, None, &layout);
+            assert_eq!(!full.is_empty(), is_found, "{piece:?}");
+            assert_eq!(found(&Flat::new(&ram), &rules, Some(&cache), &layout).0, full);
+        }
+    }
+}
+
+/// What was digested and what was searched must be the same.
+#[test]
+fn a_guest_that_writes_meanwhile_leaves_nothing_wrong() {
+    let rules = of_text("rule one { strings: $a = /ga.{0,60}mma/s condition: $a }");
+    let bytes = (20 * PAGE) as u64;
+    let parts = vec![Part { offset: 0, gpa: Gpa(0), len: bytes }];
+    let layout = [Layout { end: bytes, own_bytes: bytes, parts, ..Layout::default() }];
+    // In a page, and across two of which the second one is known.
+    for (at, after) in [5 * PAGE, 5 * PAGE - 30].into_iter().flat_map(|at| (0..16).map(move |n| (at, n))) {
+        let cache = ScanCache::new(1 << 20).expect("random numbers");
+        let mut ram = vec![0; 20 * PAGE];
+        ram[at + 40..][..3].copy_from_slice(b"mma");
+        found(&Flat::new(&ram), &rules, Some(&cache), &layout);
+        ram[at..][..2].copy_from_slice(b"ga");
+        let mut later = ram.clone();
+        later[at + 40] = 0;
+        found(&Writing::new(&ram, &later, after), &rules, Some(&cache), &layout);
+        for (ram, is_found) in [(&ram, true), (&later, false)] {
+            let (again, _) = found(&Flat::new(ram), &rules, Some(&cache), &layout);
+            assert_eq!(!again.is_empty(), is_found, "written after {after} reads");
+        }
+    }
+}
