@@ -1,4 +1,9 @@
-//! The Debian package: it installs, upgrades and goes, leaves an admin's configuration alone, and its service file is one.
+//! The Debian package: it installs, upgrades and goes, leaves an admin's configuration alone, its service file is one, and on a Debian with its own systemd the
+//! service does what it should.
+
+mod debian;
+mod groups;
+mod host;
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
