@@ -231,7 +231,7 @@ pub struct Rule {
     pub log: bool,
     /// Which process of the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub process: Option<ProcessEntry>,
+    pub process: Option<Box<ProcessEntry>>,
     /// Who answers for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,

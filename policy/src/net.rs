@@ -106,6 +106,21 @@ impl IpRange {
         let is_network = host & host.wrapping_add(1) == 0 && self.first & host == 0;
         is_network.then(|| self.family.bits() - host.count_ones())
     }
+
+    /// The networks that it is made of, the fewest that are: first addresses, and lengths of prefixes.
+    pub fn networks(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        let (family, last) = (self.family, self.last);
+        let mut next = Some(self.first);
+        std::iter::from_fn(move || {
+            let first = next?;
+            // No larger than what is left, and than the address is aligned.
+            let left = (last - first).checked_add(1).map_or(u128::BITS, u128::ilog2);
+            let host = first.trailing_zeros().min(left).min(family.bits());
+            let size = 1u128.checked_shl(host);
+            next = size.and_then(|size| first.checked_add(size)).filter(|next| *next <= last);
+            Some((family.address(first), family.bits() - host))
+        })
+    }
 }
 
 impl FromStr for IpRange {
@@ -299,6 +314,22 @@ mod tests {
         assert_eq!(set("10.0.0.0/8").minus(&set("10.1.0.0/16")), set("10.0.0.0/16 10.2.0.0-10.255.255.255"));
         assert_eq!(AddressSet::everything().minus(&set("0.0.0.0/0")), set("::/0"));
         assert!(AddressSet::everything().is_everything() && !set("::/0").is_everything());
+    }
+
+    #[test]
+    fn a_range_is_made_of_networks() {
+        let networks = |text: &str| {
+            let range: IpRange = text.parse().unwrap();
+            range.networks().map(|(first, len)| format!("{first}/{len}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(networks("10.0.0.0/8"), "10.0.0.0/8");
+        assert_eq!(networks("10.0.0.5"), "10.0.0.5/32");
+        assert_eq!(networks("10.0.0.5-10.0.0.10"), "10.0.0.5/32 10.0.0.6/31 10.0.0.8/31 10.0.0.10/32");
+        assert_eq!(networks("0.0.0.0-255.255.255.255"), "0.0.0.0/0");
+        assert_eq!(networks("255.255.255.254-255.255.255.255"), "255.255.255.254/31");
+        assert_eq!(networks("::/0"), "::/0");
+        assert_eq!(networks("fd00::ffff-fd00::1:1"), "fd00::ffff/128 fd00::1:0/127");
+        assert_eq!(networks("0.0.0.1-255.255.255.254").split(' ').count(), 62);
     }
 
     fn small() -> impl Strategy<Value = AddressSet> {

@@ -144,6 +144,7 @@ fn empty(path: Path, name: String, kind: &[&str], flags: &[&str]) -> Set {
         kind: Types::of(kind),
         map: Some("verdict".to_owned()),
         flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        size: None,
         elem: Vec::new(),
     }
 }

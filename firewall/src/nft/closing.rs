@@ -69,6 +69,7 @@ fn set(path: Path) -> Set {
         kind: Types::of(&["ifname"]),
         map: None,
         flags: Vec::new(),
+        size: None,
         elem: Vec::new(),
     }
 }

@@ -17,13 +17,14 @@ impl Kind {
         }
     }
 
-    /// The types of the key.
-    pub(super) fn types(self) -> Types {
+    /// The types of a key of an address, and perhaps of a number.
+    pub(super) fn types(self, with_number: bool) -> Types {
         let address = match self.family {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        let number = self.lane.map(|lane| if lane == Lane::Other { "inet_proto" } else { "inet_service" });
+        let lane = self.lane.filter(|_| with_number);
+        let number = lane.map(|lane| if lane == Lane::Other { "inet_proto" } else { "inet_service" });
         Types::of(&[address].into_iter().chain(number).collect::<Vec<_>>())
     }
 
@@ -48,21 +49,21 @@ impl Kind {
         }
     }
 
-    /// What is looked up. The connection is read, not the packet: a reply is judged as the connection that it belongs to. A VM sees its
-    /// own side of an address translation: what it sends before, what it gets behind; replies come from behind.
-    pub(super) fn key(self, direction: Direction) -> Expr {
+    /// The other end's address. The connection is read, not the packet: a reply is judged as the connection that it belongs to. A VM sees
+    /// its own side of an address translation: what it sends before, what it gets behind; replies come from behind.
+    pub(super) fn address(self, direction: Direction) -> Expr {
         let family = if self.family == Family::V4 { "ip" } else { "ip6" };
         let side = if direction == Direction::In { "saddr" } else { "daddr" };
-        let address = Expr::ct(&format!("{family} {side}"), Some("original"));
-        let number = self.lane.map(|lane| match (lane, direction) {
+        Expr::ct(&format!("{family} {side}"), Some("original"))
+    }
+
+    /// What for.
+    pub(super) fn number(self, direction: Direction) -> Option<Expr> {
+        self.lane.map(|lane| match (lane, direction) {
             (Lane::Other, _) => Expr::meta("l4proto"),
             (lane, Direction::In) if lane.has_ports() => Expr::ct("proto-src", Some("reply")),
             _ => Expr::ct("proto-dst", Some("original")),
-        });
-        match number {
-            Some(number) => Expr::Concat(vec![address, number]),
-            None => address,
-        }
+        })
     }
 }
 

@@ -125,6 +125,9 @@ pub struct Set {
     /// `interval`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub flags: Vec<String>,
+    /// How many elements it has room for, where that is said: the kernel takes a table of just that size then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<u32>,
     /// What is in it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub elem: Vec<Element>,
@@ -372,6 +375,9 @@ pub enum Expr {
     },
     /// Several together.
     Concat(Vec<Expr>),
+    /// The bits that both have.
+    #[serde(rename = "&")]
+    And(Box<[Expr; 2]>),
     /// A network.
     Prefix {
         /// Its first address.

@@ -7,6 +7,7 @@
 use super::TABLE;
 use super::ask;
 use super::elements::addresses;
+use super::labels;
 use super::model::{
     Chain, Element, Expr, Jump, Lookup, Mangle, Object, Reject, Rule, Set, Statement, Target, Types,
 };
@@ -107,7 +108,7 @@ pub fn tables(host: &Host, path: Path, generation: u32, moment: &Moment) -> Tabl
 fn port_objects(name: &str, port: &crate::host::Port) -> PortObjects {
     let key = || Expr::text(name);
     let jump = |direction| {
-        let target = vm::entry(&port.policy.vm.name, direction);
+        let target = labels::entry(&port.policy.vm.name, direction);
         vec![Element::Verdict(key(), Jump::Jump(Target { target }))]
     };
     let bound = |family| {
@@ -152,6 +153,7 @@ pub(super) fn port_set(path: Path, name: &str) -> Option<Set> {
         kind: Types::of(kind),
         map: is_map.then(|| "verdict".to_owned()),
         flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        size: None,
         elem: Vec::new(),
     })
 }

@@ -2,11 +2,13 @@
 //!
 //! `return` lets a packet pass: the base chain goes on with the other end's rules. Tiers are chains that go to the next one.
 
-use super::elements::element;
+pub use super::labels::{counter, default_counter};
+use super::labels::{digest, entry, limit, short};
 use super::model::{
     Counter, CounterRef, Element, Expr, Jump, Limit, LimitRef, Log, Lookup, NamedLimit, Object, Rule, Set,
-    Statement, Target,
+    Statement, Target, Types,
 };
+use super::probes::{Probe, probes};
 use super::table::Path;
 use super::{LOG_GROUP, TABLE, ask};
 use crate::ir::{Act, Group, Kind, Member, Program, VmRules};
@@ -24,43 +26,6 @@ pub struct VmObjects {
     pub sets: Vec<Set>,
     /// The limits of rules with a rate, by a name that says how much it is.
     pub limits: BTreeMap<String, Limit>,
-}
-
-/// The chain where a VM's rules of one direction begin.
-pub fn entry(vm: &str, direction: Direction) -> String {
-    short(&format!("vm-{vm}-{}", direction.name()))
-}
-
-/// The name of a rule's counter.
-pub fn counter(vm: &str, direction: Direction, rule: &str) -> String {
-    short(&format!("vm-{vm}-{}/{rule}", direction.name()))
-}
-
-/// The name of a default's counter.
-pub fn default_counter(vm: &str, direction: Direction) -> String {
-    counter(vm, direction, "default")
-}
-
-/// nft's names have at most 255 bytes. A longer one ends in a digest of all of it.
-fn short(name: &str) -> String {
-    const LONGEST: usize = 200;
-    if name.len() <= LONGEST {
-        return name.to_owned();
-    }
-    let start: String = name.chars().take(LONGEST).collect();
-    format!("{start}--{:016x}", digest(name.as_bytes()))
-}
-
-/// FNV-1a, 64 bits: apart are kept what an admin wrote and what stood there before, not what an attacker chooses.
-fn digest(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// The name of the limit of a rule with a counter of this name.
-pub fn limit(counter: &str, limit: &Limit) -> String {
-    format!("{counter}.{}-{}-{}", limit.rate, limit.per, limit.burst)
 }
 
 /// Everything of one VM; `holds` says whether the kernel can hold a packet until somebody knows whose it is.
@@ -230,39 +195,55 @@ impl Writer<'_> {
         place: &Place,
         group: &Group,
         (kind, set): (Kind, &str),
-        mut steps: Vec<Statement>,
+        steps: Vec<Statement>,
         written: &mut Written,
     ) {
-        let key = kind.key(place.direction);
+        if group.log && group.members.len() > 1 {
+            // Each is told of by its name, so the lookup leads to a chain of its own.
+            for member in &group.members {
+                let rules = self.single(place, group, member, Vec::new());
+                written.of_members.insert(place.chain_of(group.act, member), rules);
+            }
+        }
+        for probe in probes(kind, place.direction, &group.members) {
+            self.probe(place, group, set, probe, &steps, written);
+        }
+    }
+
+    /// One lookup of them.
+    fn probe(
+        &mut self,
+        place: &Place,
+        group: &Group,
+        set: &str,
+        probe: Probe,
+        steps: &[Statement],
+        written: &mut Written,
+    ) {
+        let Probe { before, key, kind, is_interval, elements } = probe;
+        let mut steps = [steps, &before].concat();
+        let of = |element: &dyn Fn(Expr, &Member) -> Element| -> Vec<Element> {
+            let member = |(key, number): (Expr, usize)| Some(element(key, group.members.get(number)?));
+            elements.into_iter().filter_map(member).collect()
+        };
         match &group.members[..] {
             [member] if group.rate.is_some() || group.log => {
-                let elements = member.blocks.iter().map(|block| Element::Key(element(block)));
-                let name = self.add_set(kind, set, None, elements);
+                let elements = of(&|key, _| Element::Key(key));
+                let name = self.add_set(set, kind, is_interval, None, elements);
                 steps.push(Statement::is(key, Expr::text(format!("@{name}"))));
                 written.rules.extend(self.single(place, group, member, steps));
             }
-            members if group.log => {
-                // Each is told of by its name, so the lookup leads to a chain of its own.
-                for member in members {
-                    let rules = self.single(place, group, member, Vec::new());
-                    written.of_members.insert(place.chain_of(group.act, member), rules);
-                }
-                let elements = members.iter().flat_map(|member| {
-                    let jump = place.jump(group.act, member);
-                    member.blocks.iter().map(move |block| Element::Verdict(element(block), jump.clone()))
-                });
-                let name = self.add_set(kind, set, Some("verdict"), elements);
-                let map = Lookup { key, data: format!("@{name}") };
-                steps.push(Statement::Vmap(map));
+            _ if group.log => {
+                let elements = of(&|key, member| Element::Verdict(key, place.jump(group.act, member)));
+                let name = self.add_set(set, kind, is_interval, Some("verdict"), elements);
+                steps.push(Statement::Vmap(Lookup { key, data: format!("@{name}") }));
                 written.rules.push(steps);
             }
-            members => {
+            _ => {
                 let vm = self.vm;
-                let elements = members.iter().flat_map(|member| {
-                    let counter = counter(vm, place.direction, &member.rule);
-                    member.blocks.iter().map(move |block| Element::Counter(element(block), counter.clone()))
-                });
-                let name = self.add_set(kind, set, Some("counter"), elements);
+                let counter = |member: &Member| counter(vm, place.direction, &member.rule);
+                let elements = of(&|key, member| Element::Counter(key, counter(member)));
+                let name = self.add_set(set, kind, is_interval, Some("counter"), elements);
                 let map = Lookup { key, data: format!("@{name}") };
                 steps.push(Statement::Counter(CounterRef::Map { map }));
                 steps.extend(self.verdict(group.act, place));
@@ -298,28 +279,32 @@ impl Writer<'_> {
         rules
     }
 
-    /// Its name.
+    /// Its name. What has the same elements is the same set.
     fn add_set(
         &mut self,
-        kind: Kind,
         start: &str,
+        kind: Types,
+        is_interval: bool,
         map: Option<&str>,
-        elements: impl Iterator<Item = Element>,
+        elem: Vec<Element>,
     ) -> String {
         let mut set = Set {
             family: self.path.family().to_owned(),
             table: TABLE.to_owned(),
             name: String::new(),
-            kind: kind.types(),
+            kind,
             map: map.map(str::to_owned),
-            flags: vec!["interval".to_owned()],
-            elem: elements.collect(),
+            flags: is_interval.then(|| "interval".to_owned()).into_iter().collect(),
+            size: u32::try_from(elem.len()).ok().filter(|_| !is_interval),
+            elem,
         };
         // A vector in memory takes every byte, and no type of the set's refuses to be written.
         let content = serde_json::to_vec(&set).unwrap_or_default();
         set.name = format!("{}.{:016x}", short(start), digest(&content));
         let name = set.name.clone();
-        self.made.sets.push(set);
+        if !self.made.has_set(&name) {
+            self.made.sets.push(set);
+        }
         name
     }
 
@@ -371,16 +356,4 @@ fn conditions(group: &Group) -> Vec<Statement> {
         at.map(|at| Statement::compare(op, Expr::meta("time"), Expr::text(at.to_string())))
     };
     time(">=", group.from).into_iter().chain(time("<", group.until)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_names_stay_different() {
-        let long = |end: &str| counter("vm", Direction::In, &format!("{}{end}", "x".repeat(300)));
-        assert_ne!(long("a"), long("b"));
-        assert!(long("a").len() < 255);
-    }
 }

@@ -62,6 +62,17 @@ pub(super) fn value(expr: &Expr, packet: &Packet<'_>, mark: u32) -> Option<Value
         Expr::Concat(parts) => {
             parts.iter().map(|part| value(part, packet, mark)).collect::<Option<_>>().map(Value::Several)
         }
+        Expr::And(both) => {
+            let (whole, Some(Value::Address(mask))) = (value(&both[0], packet, mark)?, constant(&both[1]))
+            else {
+                panic!("no mask of an address: {both:?}")
+            };
+            Some(Value::Address(match (whole, mask) {
+                (Value::Address(IpAddr::V4(whole)), IpAddr::V4(mask)) => (whole & mask).into(),
+                (Value::Address(IpAddr::V6(whole)), IpAddr::V6(mask)) => (whole & mask).into(),
+                other => panic!("a mask of another family: {other:?}"),
+            }))
+        }
         other => panic!("not of a packet: {other:?}"),
     }
 }

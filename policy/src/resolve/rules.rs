@@ -264,7 +264,7 @@ fn draft(
         schedule: Schedule { expires: own_expires.into_iter().chain(policy_expires).min(), hours },
         rate,
         log: entry.log,
-        process: entry.process.as_ref().map(|at| at.get().clone()),
+        process: entry.process.as_ref().map(|at| Box::new(at.get().clone())),
         owner: entry.owner.clone(),
         comment: entry.comment.clone(),
     };

@@ -184,6 +184,10 @@ impl Batch {
         if shape.is_concat_interval() {
             of_it = of_it.nest(9, &fields(&shape)?)?;
         }
+        if let Some(size) = set.size {
+            // `NFTA_SET_DESC_SIZE`.
+            of_it = of_it.nest(9, &Attributes::default().word(1, size)?)?;
+        }
         of_it = of_it.bytes(13, &beside(&shape, is_verdict, is_counter))?;
         self.put(NEW_SET, CREATE, &set.family, &of_it)?;
         self.element_lists(NEW_ELEMENTS, CREATE, (&set.family, &set.table, &set.name), &shape, &set.elem)

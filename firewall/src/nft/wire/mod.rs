@@ -15,10 +15,11 @@ use super::model::Transaction;
 use crate::netlink::{ERROR, REQUEST_AND_ACK, messages, word};
 use attribute::Attributes;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use std::io::{Error, ErrorKind, Result};
 
-/// A larger change is left to nft: the kernel takes a datagram whole, and has room for so many bytes of one without asking for more.
-const MAX_BYTES: usize = 150_000;
+/// A larger change is left to nft.
+const MAX_BYTES: usize = 16 << 20;
 /// `ENOENT`.
 const NOT_THERE: i32 = 2;
 /// Answers that are read at most.
@@ -74,6 +75,8 @@ fn ask(bytes: &[u8]) -> Result<Vec<Answer>> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
+    // The kernel takes a datagram whole, or not at all where there is no room for it.
+    set_socket_send_buffer_size_force(&socket, bytes.len())?;
     socket.send_to(bytes, &SocketAddr::new(0, 0), 0)?;
     let mut answers = Vec::new();
     loop {

@@ -1,11 +1,12 @@
 //! Rules as the kernel's expressions.
 //!
-//! Sources: `NFTA_META_*`, `NFTA_CT_*`, `NFTA_CMP_*`, `NFTA_LOOKUP_*`, `NFTA_OBJREF_*`, `NFTA_LIMIT_*`, `NFTA_LOG_*`, `NFTA_IMMEDIATE_*`
+//! Sources: `NFTA_META_*`, `NFTA_CT_*`, `NFTA_BITWISE_*`, `NFTA_CMP_*`, `NFTA_LOOKUP_*`, `NFTA_OBJREF_*`, `NFTA_LIMIT_*`, `NFTA_LOG_*`, `NFTA_IMMEDIATE_*`
 //! (`include/uapi/linux/netfilter/nf_tables.h`, Linux 6.1).
 
 use super::attribute::Attributes;
 use super::key::{data, protocol};
 use crate::nft::model::{CounterRef, Expr, Jump, Limit, LimitRef, Lookup, Match, Rule, Statement};
+use std::net::IpAddr;
 
 /// `NFT_REG32_00`: the first of the registers of four bytes.
 const FIRST_REGISTER: u32 = 8;
@@ -118,6 +119,9 @@ impl Steps {
             self.load(&wanted.left)?;
             return self.push("lookup", &lookup(text)?);
         }
+        if let (Expr::Range(ends), 0) = (&wanted.right, op) {
+            return self.between(&wanted.left, ends);
+        }
         let value = match (&wanted.left, &wanted.right) {
             (Expr::Meta { key }, Expr::Text(name)) if key == "l4proto" => vec![protocol(name)?],
             (Expr::Ct { key, dir: None }, Expr::Number(mark)) if key == "mark" => {
@@ -128,6 +132,24 @@ impl Steps {
         self.load(&wanted.left)?;
         let of_it = Attributes::default().word(1, FIRST_REGISTER)?.word(2, op)?.nest(3, &data(&value)?)?;
         self.push("cmp", &of_it)
+    }
+
+    /// `NFT_CMP_GTE`, `NFT_CMP_LTE`.
+    fn between(&mut self, left: &Expr, ends: &[Expr; 2]) -> Option<()> {
+        self.load(left)?;
+        for (op, end) in [(5, &ends[0]), (3, &ends[1])] {
+            let Expr::Number(number) = end else { return None };
+            let value = match left {
+                Expr::Meta { key } if key == "l4proto" => vec![u8::try_from(*number).ok()?],
+                Expr::Ct { key, .. } if key.starts_with("proto-") => {
+                    u16::try_from(*number).ok()?.to_be_bytes().to_vec()
+                }
+                _ => return None,
+            };
+            let of_it = Attributes::default().word(1, FIRST_REGISTER)?.word(2, op)?;
+            self.push("cmp", &of_it.nest(3, &data(&value)?)?)?;
+        }
+        Some(())
     }
 
     /// Puts what is compared or looked up into registers, from the first.
@@ -167,8 +189,25 @@ impl Steps {
                 self.push("ct", &of_it)?;
                 register.checked_add(registers)
             }
+            Expr::And(both) => {
+                let next = self.load_part(&both[0], register, is_part)?;
+                self.mask(register, &both[1])?;
+                Some(next)
+            }
             _ => None,
         }
+    }
+
+    /// `NFTA_BITWISE_*`: the bits of an address that a mask has.
+    fn mask(&mut self, register: u32, mask: &Expr) -> Option<()> {
+        let Expr::Text(text) = mask else { return None };
+        let mask = match text.parse().ok()? {
+            IpAddr::V4(mask) => mask.octets().to_vec(),
+            IpAddr::V6(mask) => mask.octets().to_vec(),
+        };
+        let of_it = Attributes::default().word(1, register)?.word(2, register)?;
+        let of_it = of_it.word(3, u32::try_from(mask.len()).ok()?)?.nest(4, &data(&mask)?)?;
+        self.push("bitwise", &of_it.nest(5, &data(&vec![0; mask.len()])?)?)
     }
 
     /// `NFT_BYTEORDER_HTON`, of one byte: it changes nothing, and nft writes it too.
