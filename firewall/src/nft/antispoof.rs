@@ -44,25 +44,15 @@ pub fn update(
         Object::Counter(Counter { family: FAMILY.to_owned(), table: TABLE.to_owned(), name: name.to_owned() })
     };
     commands.extend(COUNTERS.map(|name| Command::Add(counter(name))));
-    if is_new {
-        commands.extend(COUNTERS.into_iter().flat_map(dropping));
-    }
+    commands.extend(COUNTERS.into_iter().flat_map(dropping));
+    commands.extend(shared());
     for (port, _) in old.iter().filter(|(port, rules)| new.get(*port) != Some(*rules)) {
         commands.extend([Command::Flush(chain(port, false)), Command::Delete(chain(port, false))]);
     }
     for (port, rules) in new.iter().filter(|(port, rules)| old.get(*port) != Some(*rules)) {
         commands.push(Command::Add(chain(port, true)));
-        let rule = |expr: &Vec<Statement>| {
-            let family = FAMILY.to_owned();
-            let table = TABLE.to_owned();
-            Command::Add(Object::Rule(Rule {
-                family,
-                table,
-                chain: format!("in-{port}"),
-                expr: expr.clone(),
-            }))
-        };
-        commands.extend(rules.iter().map(rule));
+        let chain = format!("in-{port}");
+        commands.extend(rules.iter().map(|expr| Command::Add(in_chain(&chain, expr.clone()))));
     }
     commands
 }
@@ -90,6 +80,10 @@ fn ether(field: &str) -> Expr {
     Expr::field("ether", field)
 }
 
+fn is_advert() -> Statement {
+    Statement::is(Expr::field("icmpv6", "type"), Expr::text("nd-neighbor-advert"))
+}
+
 fn is_type(kind: &str) -> Statement {
     Statement::is(ether("type"), Expr::text(kind))
 }
@@ -100,19 +94,32 @@ fn drop(counter: &str) -> [Statement; 1] {
 
 /// The chain that tells of a frame, as often as a log can bear, and drops and counts it every time.
 fn dropping(counter: &str) -> Vec<Command> {
-    let name = format!("drop-{counter}");
-    let rule = |expr: Vec<Statement>| {
-        let (family, table) = (FAMILY.to_owned(), TABLE.to_owned());
-        Command::Add(Object::Rule(Rule { family, table, chain: name.clone(), expr }))
-    };
-    let chain =
-        Chain { family: FAMILY.to_owned(), table: TABLE.to_owned(), name: name.clone(), ..Chain::default() };
-    vec![
-        Command::Add(Object::Chain(chain)),
-        rule(super::vm::told(&format!("lynceus spoofed {counter}"))),
-        rule(vec![Statement::count(counter), Statement::Drop(())]),
-    ]
+    plain(
+        &format!("drop-{counter}"),
+        vec![
+            super::vm::told(&format!("lynceus spoofed {counter}")),
+            vec![Statement::count(counter), Statement::Drop(())],
+        ],
+    )
 }
+
+/// A chain without a hook, with these rules and no others.
+fn plain(name: &str, rules: Vec<Vec<Statement>>) -> Vec<Command> {
+    let (family, table) = (FAMILY.to_owned(), TABLE.to_owned());
+    let chain = Object::Chain(Chain { family, table, name: name.to_owned(), ..Chain::default() });
+    let rules = rules.into_iter().map(|expr| Command::Add(in_chain(name, expr)));
+    [Command::Add(chain.clone()), Command::Flush(chain)].into_iter().chain(rules).collect()
+}
+
+fn in_chain(chain: &str, expr: Vec<Statement>) -> Object {
+    Object::Rule(Rule { family: FAMILY.to_owned(), table: TABLE.to_owned(), chain: chain.to_owned(), expr })
+}
+
+/// The chains of what is the same for every port: what is no VM's to send, and where every other frame ends.
+const FRAGMENTS: &str = "fragments";
+const SERVERS: &str = "servers";
+const ROUTERS: &str = "routers";
+const REST: &str = "rest";
 
 /// A port's chain. What no rule accepts is dropped by the chain's policy.
 fn rules(port: &Port) -> Vec<Vec<Statement>> {
@@ -120,26 +127,40 @@ fn rules(port: &Port) -> Vec<Vec<Statement>> {
     let mut rules = vec![rule([Statement::is_not(ether("saddr"), Expr::text(mac.as_str()))], drop("mac"))];
     let own = own_ranges(&port.interface);
     rules.extend(arp(&mac, &own));
-    rules.extend(fragments());
+    rules.push(vec![Statement::jump(FRAGMENTS)]);
     if !port.interface.dhcp_server {
-        for (family, kind, server) in [("ip", "udp", 67), ("ip6", "udp", 547)] {
-            let from_server = Statement::is(Expr::field(kind, "sport"), Expr::Number(server));
-            rules.push(rule([is_type(family), from_server], drop("dhcp")));
-        }
+        rules.push(vec![Statement::jump(SERVERS)]);
     }
     if port.interface.routes.is_empty() {
-        let kinds = Expr::any_of(&["nd-router-advert", "nd-redirect"]);
-        rules.push(rule(
-            [is_type("ip6"), Statement::is(Expr::field("icmpv6", "type"), kinds)],
-            drop("router"),
-        ));
+        rules.push(vec![Statement::jump(ROUTERS)]);
     }
     rules.extend(neighbours(port, &own));
-    for kind in ["ip", "ip6"] {
-        rules.push(vec![is_type(kind), Statement::Accept(())]);
-    }
-    rules.push(drop("protocol").to_vec());
+    rules.push(vec![Statement::goto(REST)]);
     rules
+}
+
+/// Those chains, put there anew whenever something changes: no frame ever finds one without its rules.
+fn shared() -> Vec<Command> {
+    let from_server = |(family, kind, server)| {
+        let is_server = Statement::is(Expr::field(kind, "sport"), Expr::Number(server));
+        rule([is_type(family), is_server], drop("dhcp"))
+    };
+    let kinds = Expr::any_of(&["nd-router-advert", "nd-redirect"]);
+    let advises = Statement::is(Expr::field("icmpv6", "type"), kinds);
+    let rest = vec![
+        rule([is_type("arp")], drop("arp")),
+        rule([is_type("ip6"), is_advert()], drop("neighbour")),
+        vec![is_type("ip"), Statement::Accept(())],
+        vec![is_type("ip6"), Statement::Accept(())],
+        drop("protocol").to_vec(),
+    ];
+    let chains = [
+        (FRAGMENTS, vec![fragments()]),
+        (SERVERS, [("ip", "udp", 67), ("ip6", "udp", 547)].map(from_server).to_vec()),
+        (ROUTERS, vec![rule([is_type("ip6"), advises], drop("router"))]),
+        (REST, rest),
+    ];
+    chains.into_iter().flat_map(|(name, rules)| plain(name, rules)).collect()
 }
 
 fn rule<const N: usize>(conditions: [Statement; N], then: [Statement; 1]) -> Vec<Statement> {
@@ -156,27 +177,26 @@ fn arp(mac: &str, own: &[IpRange]) -> Vec<Vec<Statement>> {
         let is_own = Statement::is(Expr::field("arp", "saddr ip"), address);
         rules.push(vec![is_type("arp"), is_own, Statement::Accept(())]);
     }
-    rules.push(rule([is_type("arp")], drop("arp")));
     rules
 }
 
 /// ICMPv6 in fragments hides what it is (RFC 7113), and neighbour discovery is never fragmented (RFC 6980).
-fn fragments() -> Vec<Vec<Statement>> {
+fn fragments() -> Vec<Statement> {
     let next = Expr::Exthdr { name: "frag".to_owned(), field: Some("nexthdr".to_owned()) };
     // ICMPv6, and the headers behind which it may hide: hop-by-hop, routing, destination options.
     let hiding = Expr::Set([58, 0, 43, 60].map(Expr::Number).to_vec());
-    vec![rule([is_type("ip6"), Statement::is(next, hiding)], drop("neighbour"))]
+    rule([is_type("ip6"), Statement::is(next, hiding)], drop("neighbour"))
 }
 
 /// Neighbour advertisements for the card's own addresses, with its own MAC and nothing else in them.
 fn neighbours(port: &Port, own: &[IpRange]) -> Vec<Vec<Statement>> {
-    let is_advert = || Statement::is(Expr::field("icmpv6", "type"), Expr::text("nd-neighbor-advert"));
     let raw = |offset, len| Expr::Payload(Payload::Raw { base: "th".to_owned(), offset, len });
     let mut rules = Vec::new();
     // Target (16 bytes at 8), then one option: target link-layer address (type 2, 8 bytes long), or none.
-    let lengths = Expr::Set([24, 32].map(Expr::Number).to_vec());
-    let has_more = Statement::is_not(Expr::field("ip6", "length"), lengths);
-    rules.push(rule([is_type("ip6"), is_advert(), has_more], drop("neighbour")));
+    // Two comparisons: a set of numbers of two bytes is a bitmap of 16 KB in the kernel.
+    let [not_short, not_long] =
+        [24, 32].map(|len| Statement::is_not(Expr::field("ip6", "length"), Expr::Number(len)));
+    rules.push(rule([is_type("ip6"), is_advert(), not_short, not_long], drop("neighbour")));
     let [a, b, c, d, e, f] = port.interface.mac.0;
     let option = u64::from_be_bytes([2, 1, a, b, c, d, e, f]);
     let is_long = || Statement::is(Expr::field("ip6", "length"), Expr::Number(32));
@@ -195,7 +215,6 @@ fn neighbours(port: &Port, own: &[IpRange]) -> Vec<Vec<Statement>> {
         steps.push(Statement::Accept(()));
         rules.push(steps);
     }
-    rules.push(rule([is_type("ip6"), is_advert()], drop("neighbour")));
     rules
 }
 
