@@ -6,6 +6,7 @@ use crate::nft::Path as PortPath;
 use crate::state::Binding;
 use lynceus_policy::{Mac, VmPolicy};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// An interface of this host.
@@ -61,14 +62,23 @@ fn switch(folder: &Path) -> Switch {
     }
 }
 
-/// Which ports belong to whom. `known` is what the hypervisor says of ports: the MAC of the card behind each.
+/// What the hypervisor says of the card behind a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Card {
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its addresses, where it says.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Which ports belong to whom. `known` is what the hypervisor says of ports.
 ///
 /// A card is found by the port that the policy names, by the hypervisor's word, or by libvirt's habit of giving a tap the card's MAC with
 /// `fe` in front.
 pub fn bind<'a>(
     vms: impl IntoIterator<Item = &'a VmPolicy>,
     devices: &[Device],
-    known: &BTreeMap<String, Mac>,
+    known: &BTreeMap<String, Card>,
     bridge_has_conntrack: bool,
 ) -> BTreeMap<String, Binding> {
     let mut ports = BTreeMap::new();
@@ -76,7 +86,7 @@ pub fn bind<'a>(
         for (number, interface) in policy.vm.interfaces.iter().enumerate() {
             let is_its = |device: &&Device| match (&interface.port, known.get(&device.name)) {
                 (Some(port), _) => *port == device.name,
-                (None, Some(mac)) => *mac == interface.mac,
+                (None, Some(card)) => card.mac == interface.mac,
                 (None, None) => {
                     let is_tap =
                         crate::host::PORT_PREFIXES.iter().any(|prefix| device.name.starts_with(prefix));
@@ -92,8 +102,14 @@ pub fn bind<'a>(
                     Switch::Bridge if bridge_has_conntrack => Some(PortPath::Bridged),
                     Switch::Bridge | Switch::Other(_) => None,
                 };
-                let binding =
-                    Binding { vm: policy.vm.name.clone(), interface: number, path, index: device.index };
+                let card = known.get(&device.name).filter(|card| card.mac == interface.mac);
+                let binding = Binding {
+                    vm: policy.vm.name.clone(),
+                    interface: number,
+                    path,
+                    index: device.index,
+                    addresses: card.map(|card| card.addresses.clone()).unwrap_or_default(),
+                };
                 ports.insert(device.name.clone(), binding);
             }
         }
@@ -136,12 +152,15 @@ addresses = []
             device("vif4.0", "fe:ff:ff:ff:ff:ff", Switch::Other("ovs-system".to_owned())),
             device("eth0", "fe:54:00:00:00:02", Switch::None),
         ];
-        let known = BTreeMap::from([("vif4.0".to_owned(), "00:16:3e:00:00:03".parse().unwrap())]);
+        let card =
+            Card { mac: "00:16:3e:00:00:03".parse().unwrap(), addresses: vec!["10.0.0.3".parse().unwrap()] };
+        let known = BTreeMap::from([("vif4.0".to_owned(), card)]);
         let ports = bind(policy.vms.values(), &devices, &known, true);
         let told = |name: &str| ports.get(name).map(|port| (port.vm.as_str(), port.interface, port.path));
         assert_eq!(told("tap0"), Some(("a", 0, Some(PortPath::Routed))));
         assert_eq!(told("vnet5"), Some(("a", 1, Some(PortPath::Bridged))));
         assert_eq!(told("vif4.0"), Some(("b", 0, None)));
+        assert_eq!(ports["vif4.0"].addresses, known["vif4.0"].addresses);
         assert_eq!(ports.len(), 3);
         let without = bind(policy.vms.values(), &devices, &known, false);
         assert_eq!(without["vnet5"].path, None);

@@ -78,8 +78,8 @@ fn tracks_on_bridges(nft: &Nft) -> bool {
     tracks
 }
 
-/// The MAC of the card behind each vif, as Xen's toolstack has it.
-fn of_xen() -> Result<BTreeMap<String, Mac>> {
+/// The card behind each vif, as Xen's toolstack has it.
+fn of_xen() -> Result<BTreeMap<String, ports::Card>> {
     if !xen::is_here() {
         return Ok(BTreeMap::new());
     }
@@ -88,12 +88,13 @@ fn of_xen() -> Result<BTreeMap<String, Mac>> {
     let mut known = BTreeMap::new();
     for (domain, vif) in vifs {
         let Ok(mac) = vif.mac.parse::<Mac>() else { continue };
+        let card = || ports::Card { mac, addresses: vif.addresses.clone() };
         // The toolstack's script gives it another name, where the domain's configuration has one.
         let renamed = vif.name.clone().into_iter();
         for name in renamed.chain([format!("vif{domain}.{}", vif.number)]) {
             // The emulated card of an HVM domain, until its own driver takes over.
-            known.insert(format!("{name}-emu"), mac);
-            known.insert(name, mac);
+            known.insert(format!("{name}-emu"), card());
+            known.insert(name, card());
         }
     }
     Ok(known)

@@ -21,7 +21,7 @@ addresses = ["10.9.0.2"]
 [vm.net-b]
 [[vm.net-b.interface]]
 mac = "00:16:3e:00:00:0b"
-addresses = ["10.9.0.3"]
+addresses = [] # The toolstack has them.
 [policy.net]
 select = "all()"
 default = { in = "deny", out = "allow" }
@@ -114,7 +114,7 @@ fn enforcer() -> Result<Running> {
 
 /// A domain with a card on the bridge, an address, and servers.
 fn plugged(name: &str, kernel: &str, mac: &str, address: &str) -> Result<Guest> {
-    let vif = format!("vif = [\"bridge={BRIDGE},mac=00:16:3e:00:00:{mac}\"]\n");
+    let vif = format!("vif = [\"bridge={BRIDGE},mac=00:16:3e:00:00:{mac},ip={address}\"]\n");
     let guest = Guest::create_with(name, "pv", kernel, "everyday", &vif)?;
     bring_up(&guest, address)?;
     Ok(guest)

@@ -13,6 +13,7 @@ use crate::nft::Path as PortPath;
 use lynceus_policy::{FORMAT, Timestamp, VmPolicy};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
@@ -38,6 +39,9 @@ pub struct Binding {
     pub path: Option<PortPath>,
     /// The device's number: another device of the same name has another.
     pub index: u32,
+    /// The addresses that the hypervisor gives the card. They count where the policy gives it none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// All that is enforced.
@@ -152,7 +156,10 @@ impl State {
     pub fn host_of(&self, is_meant: impl Fn(&Binding) -> bool) -> Host {
         let port = |(name, binding): (&String, &Binding)| {
             let policy = self.policy(&binding.vm)?.clone();
-            let interface = policy.vm.interfaces.get(binding.interface)?.clone();
+            let mut interface = policy.vm.interfaces.get(binding.interface)?.clone();
+            if interface.addresses.is_empty() {
+                interface.addresses.clone_from(&binding.addresses);
+            }
             Some((name.clone(), Port { policy, interface }))
         };
         let ports = self.ports.iter().filter(|(_, binding)| is_meant(binding)).filter_map(port).collect();

@@ -29,6 +29,7 @@ use frames::Frames;
 use privcmd::{Hypervisor, Privcmd};
 use std::fmt::Write;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +91,14 @@ pub struct Vif {
     pub mac: String,
     /// What the toolstack calls its other end instead, if anything.
     pub name: Option<String>,
+    /// The addresses that the toolstack gives it: `ip=` of the domain's configuration.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Some addresses with spaces between them, each perhaps with the length of a prefix (xl-network-configuration(5)). What is none is left out.
+fn addresses(text: &str) -> Vec<IpAddr> {
+    let address = |part: &str| part.split('/').next()?.parse().ok();
+    text.split_whitespace().filter_map(address).collect()
 }
 
 /// Why a domain cannot be looked into.
@@ -223,7 +232,7 @@ fn describe(info: &Info, store: Option<&mut XenStore>) -> Domain {
                 value.filter(|value| !value.is_empty())
             };
             let (mac, name) = (of_backend("mac").unwrap_or_default(), of_backend("vifname"));
-            vifs.push(Vif { number, mac, name });
+            vifs.push(Vif { number, mac, name, addresses: addresses(&of_backend("ip").unwrap_or_default()) });
         }
     }
     Domain {

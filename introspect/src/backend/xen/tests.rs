@@ -435,3 +435,11 @@ fn registers_are_told_of_processors_that_are_on_line() {
     let refused = registers::all(&denied, ABI, 5, DomainKind::Pv);
     assert!(matches!(refused, Err(ControlError::Refused(_))), "{refused:?}");
 }
+
+#[test]
+fn a_cards_addresses_are_those_that_the_toolstack_wrote() {
+    let told = |text| super::addresses(text).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(told("10.0.0.2 fd00::2/64  10.0.0.3/24"), ["10.0.0.2", "fd00::2", "10.0.0.3"]);
+    assert_eq!(told("dhcp 10.0.0.2/x/y 10.0.0"), ["10.0.0.2"]);
+    assert!(told("").is_empty());
+}
