@@ -98,6 +98,38 @@ pub(crate) fn behind(flow: &Value) -> Result<(&str, &str)> {
     Ok((flow["verdict"].as_str().unwrap_or_default(), process["exe"].as_str().unwrap_or_default()))
 }
 
+/// Prints a line that `cargo xtask bench --guard` reads: name, a tab, nanoseconds from the kernel's word about a packet to the verdict on it.
+#[test]
+#[ignore = "a measurement: cargo xtask bench --guard makes it, with a program that is built for it"]
+fn how_long_a_verdict_takes_that_waits_for_a_process() -> Result<()> {
+    // So many at once, so often: each is dropped once, and waits a second for its next packet.
+    let (at_once, rounds) = (10, 11);
+    let world = World::new()?;
+    let desk = Desk::boot(&world, KernelVersion::V6_12)?;
+    world.apply(&format!(
+        "{}[policy.desk]\nvms=['{}']\n[[policy.desk.rule]]\ndirection='out'\naction='allow'\nservices=['tcp/1000']\n\
+         process={{exe='/opt/good/busybox',uid=0}}\n",
+        desk.inventory(),
+        desk.name
+    ))?;
+    let mut enforcer = Enforcer::start_with(&world, &["--json"])?;
+    enforcer.until("looked into:")?;
+    let mut took = Vec::new();
+    for _ in 0..rounds {
+        desk.guest.run(&format!(
+            "for i in $(seq {at_once}); do echo hello | /opt/good/busybox nc -w 9 {OUTSIDE} 1000 >/dev/null & done; wait"
+        ))?;
+        for _ in 0..at_once {
+            let told = flow(&mut enforcer, "tcp/1000")?;
+            ensure!(behind(&told)? == ("allow", "/opt/good/busybox"), "{told}");
+            took.push(told["looked_us"].as_u64().context("no time")?);
+        }
+    }
+    took.sort_unstable();
+    println!("verdict on a connection of a known process\t{}", took[took.len() / 2] * 1000);
+    Ok(())
+}
+
 #[test]
 fn packets_of_one_program_pass_and_of_another_do_not() -> Result<()> {
     let world = World::new()?;

@@ -169,8 +169,11 @@ impl World {
     /// `lynceus` on the host, to be started.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ip");
+        // A benchmark has another one built.
+        let program = std::env::var("LYNCEUS_BENCH_PROGRAM");
         command
-            .args(["netns", "exec", &self.ns("h"), env!("CARGO_BIN_EXE_lynceus")])
+            .args(["netns", "exec", &self.ns("h")])
+            .arg(program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_lynceus")))
             .args(args)
             .env("LYNCEUS_POLICY", self.policy())
             .env("LYNCEUS_STATE", self.state());

@@ -1,6 +1,9 @@
 //! What memory rules and policies take, by the kernel's own account.
 
+use lynceus_firewall::state;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// What the kernel gives up only some time after the rules are gone, it has given up by then.
@@ -12,9 +15,25 @@ pub(crate) fn of_the_kernel() -> u64 {
     bytes("/proc/meminfo", &["SUnreclaim:", "Percpu:", "VmallocUsed:"])
 }
 
-/// Bytes of this process's own memory.
-pub(crate) fn own() -> u64 {
-    bytes("/proc/self/status", &["RssAnon:"])
+/// Where a second process of this program finds the state that it reads.
+const READS: &str = "LYNCEUS_BENCH_READS";
+
+/// Bytes that the state in a folder takes of a process that reads it, and has had no other use for memory before.
+pub(crate) fn of_reading(folder: &Path) -> u64 {
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program).env(READS, folder).output().expect("this program starts");
+    String::from_utf8_lossy(&output.stdout).trim().parse().expect("it says how many")
+}
+
+/// The second process; false in the first.
+pub(crate) fn is_reader() -> bool {
+    let Some(folder) = std::env::var_os(READS) else { return false };
+    let own = || bytes("/proc/self/status", &["RssAnon:"]);
+    let before = own();
+    let known = state::peek(Path::new(&folder)).expect("a state");
+    println!("{}", own().saturating_sub(before));
+    drop(known);
+    true
 }
 
 /// What lines of these names say together, in KiB there.

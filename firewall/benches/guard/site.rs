@@ -72,7 +72,8 @@ pub(crate) fn state(policy: &Policy) -> State {
         let vm = Vm { isolation: Arc::new(policy.isolated(of)), policy: Arc::new(of.clone()) };
         state.vms.insert(name.clone(), vm);
         for (number, port) in of.vm.interfaces.iter().filter_map(|card| card.port.as_ref()).enumerate() {
-            let binding = Binding { vm: name.clone(), interface: number, path: Some(Path::Routed), index: 1 };
+            let (vm, path) = (name.clone(), Some(Path::Routed));
+            let binding = Binding { vm, interface: number, path, index: 1, addresses: Vec::new() };
             state.ports.insert(port.clone(), binding);
         }
     }
