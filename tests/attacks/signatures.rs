@@ -4,7 +4,7 @@ use crate::hostile::Hostile;
 use lynceus_introspect::linux::{Map, Task};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gpa, Gva, Partial};
-use lynceus_scanners::signatures::{self, Rules, Scope, Wanted};
+use lynceus_scanners::signatures::{self, Rules, ScanCache, Scope, Wanted};
 use lynceus_scanners::{Finding, Subject};
 
 const NEEDLE: &[u8] = b"Lynceus-Test-Signature-7f3a91c2!";
@@ -192,4 +192,57 @@ fn cached_files_are_the_files_themselves() {
             .collect();
         assert!(gone.len() >= 2, "a deleted program and a memfd: {gone:?}");
     }
+}
+
+/// Looked at again and again, while signatures come, move and go: what a scan that knows the earlier ones finds is what a full scan finds.
+#[test]
+fn what_changes_between_scans_is_found_as_a_full_scan_finds_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("again.yar");
+    let header = r#"rule linked { strings: $a = "BusyBox v" $b = "Lynceus-Test-Signature" condition: uint32(0) == 0x464c457f and any of them }"#;
+    std::fs::write(&file, format!("{RULE}{header}")).expect("a file");
+    let rules = Rules::load_for_rescans(&[file]).expect("rules");
+    let cache = ScanCache::new(16 << 20).expect("random numbers");
+    let mut guest = Hostile::new();
+    let (_, pages) = private_pages(&guest, "lab-plain");
+    let neighbours: Vec<_> =
+        pages.windows(2).filter(|pair| pair[0].1.0 + 4096 == pair[1].1.0).map(|pair| pair[0].2).collect();
+    let next = |at: Gpa| {
+        let place = pages.iter().position(|(.., gpa)| *gpa == at).expect("one of them");
+        pages[place + 1].2
+    };
+    let across = [neighbours.first(), neighbours.last()].map(|at| *at.expect("pages side by side"));
+    let (head, tail) = NEEDLE.split_at(11);
+    let end = |at: Gpa| Gpa(at.0 + 4096 - 11);
+    // Nothing; nothing again; one in a page; half of one; its other half in the next page; the first half is gone; another one elsewhere.
+    let rounds: [&[(Gpa, &[u8])]; 7] = [
+        &[],
+        &[],
+        &[(pages[0].2, NEEDLE)],
+        &[(end(across[1]), head)],
+        &[(next(across[1]), tail)],
+        &[(end(across[1]), b"-----------")],
+        &[(pages[0].2, b"Lynceus-Test-Sig-------"), (end(across[0]), head), (next(across[0]), tail)],
+    ];
+    let mut found_planted = Vec::new();
+    for (round, writes) in rounds.iter().enumerate() {
+        writes.iter().for_each(|(at, bytes)| guest.memory.write(*at, bytes));
+        let attached = guest.attach().expect("its kernel");
+        let scan = |cache| {
+            let wanted = Wanted { cache, ..Wanted::new(&rules, EVERYWHERE) };
+            signatures::scan(&attached.guest, &Options::default(), &wanted, &mut |_| ())
+        };
+        let ((full, _), (again, summary)) = (scan(None), scan(Some(&cache)));
+        assert_eq!(again.items, full.items, "round {round}");
+        assert_eq!(again.gaps, full.gaps, "round {round}");
+        assert!(
+            round == 0 || summary.reused_regions > 0,
+            "round {round}: nothing is known again: {summary:?}"
+        );
+        assert!(
+            full.items.iter().any(|finding| finding.rule.as_ref().is_some_and(|rule| rule.rule == "linked"))
+        );
+        found_planted.push(places(&full, "planted").len());
+    }
+    assert_eq!(found_planted, [0, 0, 1, 1, 2, 1, 1]);
 }
