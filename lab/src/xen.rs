@@ -36,7 +36,7 @@ const PACKAGES: &[&str] = &[
 /// The generic flavour: the cloud flavour cannot be dom0.
 const DOM0_KERNEL: (&str, &str) = ("linux-image-6.1.", "-amd64-unsigned");
 /// The whole run; beside other tests it takes its time, and a guest that was lost to the emulator is begun again.
-const LIMIT: Duration = Duration::from_secs(2400);
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Kinds of domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

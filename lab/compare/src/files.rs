@@ -59,7 +59,8 @@ fn mounts(view: &View<'_>, truth: &Truth, report: &mut Report) -> Result<()> {
         let pid = task.pid;
         let Some(root) = report.some("root", view.root_of(&task)) else { continue };
         let Some(namespaces) = report.some("namespaces", view.namespaces(&task)) else { continue };
-        if namespaces.mnt_at.is_null() {
+        // Of a task that ends the kernel tells no mounts once it has no root any more (`mounts_open_common`, `fs/proc_namespace.c`).
+        if namespaces.mnt_at.is_null() || root.is_none() {
             continue;
         }
         let mounts = report.whole("mounts", view.mounts(namespaces.mnt_at, root));
