@@ -21,14 +21,9 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// A command as somebody would type it.
-pub(crate) fn shown(command: &Command) -> String {
-    format!("{command:?}").replace('"', "")
-}
-
 /// Runs `command`; anything but success is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let shown = shown(command);
+    let shown = format!("{command:?}").replace('"', "");
     let status = command.status().with_context(|| format!("cannot start {shown}"))?;
     if !status.success() {
         bail!("{shown}: {status}");
