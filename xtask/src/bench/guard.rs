@@ -95,6 +95,6 @@ files and the old state before that: *read and resolve*, *read the old state*. *
 answer, the medians of five rounds: 20,000 of one connection, 2,000 of connections that are new, which rules judge in both
 VMs, the one that lets it in last of all. Every fifth rule denies; rules are about TCP, and passed over, unless it says that they are about UDP, and looked up. Those that overlap
 have 41 ports and 65,536 peers each, or one port and a million peers, and share some with dozens of rules before them. *Verdict*: from the kernel's word about a
-connection's first packet to what is told the kernel, with a look into a lab guest with kernel 6.12 that runs under emulation; the median of 110 connections.
+connection's first packet to the verdict that it is told, with a look into a lab guest with kernel 6.12 that runs under emulation; the median of 110 connections.
 *Memory of a VM*: what the kernel keeps for itself, before and after; and what a process has more that reads the state.
 ";
