@@ -13,7 +13,7 @@ mod peers;
 mod report;
 mod scan;
 
-use crate::shell::{cargo, root, run, target_dir};
+use crate::shell::{build_program, cargo, root, run, target_dir};
 use anyhow::{Context, Result, anyhow};
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec, images, kernels, packages};
 use measure::Measured;
@@ -159,7 +159,7 @@ fn frozen(kernel: KernelVersion, memory_mib: u64) -> Spec {
 /// Builds the program, and boots what is looked at.
 fn prepare() -> Result<()> {
     packages::ensure(packages::ALL)?;
-    run(&mut cargo(&["build", "--release", "--package", "lynceus"]))?;
+    build_program()?;
     run(&mut cargo(&["bench", "--package", "lynceus-introspect", "--bench", "guest", "--no-run"]))?;
     let scans =
         ["bench", "--package", "lynceus-scanners", "--features", "libyara", "--bench", "scan", "--no-run"];

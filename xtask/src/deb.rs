@@ -1,6 +1,6 @@
 //! `cargo xtask deb`: the Debian package.
 
-use crate::shell::{cargo, run, target_dir};
+use crate::shell::{build_program, program, target_dir};
 use anyhow::Result;
 use lynceus_lab::deb;
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     let program = match &args.program {
         Some(program) => program.clone(),
         None => {
-            run(&mut cargo(&["build", "--release", "--package", "lynceus"]))?;
-            target_dir().join("release/lynceus")
+            build_program()?;
+            program()
         }
     };
     let version = args.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());

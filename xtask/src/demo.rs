@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the main job, end to end, on a real guest, told as a story.
 
-use crate::shell::{cargo, run, target_dir};
+use crate::shell::{build_program, program, target_dir};
 use anyhow::{Context, Result, bail};
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ const MODULE: &str = "lynceus_lab_hide";
 pub(crate) fn run_all() -> Result<()> {
     lynceus_lab::packages::ensure(lynceus_lab::packages::ALL)?;
     say("Building Lynceus and fetching the guest's kernel.");
-    run(&mut cargo(&["build", "--release", "--package", "lynceus"]))?;
+    build_program()?;
     lynceus_lab::kernels::fetch(KernelVersion::V6_1)?;
 
     let started = Instant::now();
@@ -98,10 +98,6 @@ fn side_by_side(theirs: &str) -> Result<bool> {
 /// Nothing of the demo stays outside of the build folder.
 pub(crate) fn profiles() -> PathBuf {
     target_dir().join("lab/profiles")
-}
-
-pub(crate) fn program() -> PathBuf {
-    target_dir().join("release/lynceus")
 }
 
 /// Runs the release build of `lynceus` and holds it to its exit code.

@@ -21,6 +21,16 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// The program as it is released, once it was built.
+pub(crate) fn program() -> PathBuf {
+    target_dir().join("release/lynceus")
+}
+
+/// Builds it.
+pub(crate) fn build_program() -> Result<()> {
+    run(&mut cargo(&["build", "--release", "--package", "lynceus"]))
+}
+
 /// Runs `command`; anything but success is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}").replace('"', "");

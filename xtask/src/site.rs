@@ -1,7 +1,7 @@
 //! The demo's second half: the appliance guards a VM, sees it attacked, tells a SIEM, cuts it off, and a person releases it.
 
-use crate::demo::{profiles, program, say};
-use crate::shell::run;
+use crate::demo::{profiles, say};
+use crate::shell::{program, run};
 use anyhow::{Context, Result, ensure};
 use lynceus_lab::attacks::ATTACKS;
 use lynceus_lab::guest::Card;

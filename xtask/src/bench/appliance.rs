@@ -2,7 +2,7 @@
 
 use super::goals::{Goal, Limit, figure};
 use super::report::{goals_of, short};
-use crate::shell::{cargo, run, target_dir};
+use crate::shell::{build_program, program, target_dir};
 use anyhow::{Context, Result, bail, ensure};
 use lynceus_lab::siem::{Authority, Rsyslog};
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec, images, kernels, until_so};
@@ -37,7 +37,7 @@ pub(crate) fn measure() -> Load {
 }
 
 fn load() -> Result<BTreeMap<String, f64>> {
-    run(&mut cargo(&["build", "--release", "--package", "lynceus"]))?;
+    build_program()?;
     let site = Site::build()?;
     let mut guests = Vec::new();
     for index in 0..LIVE {
@@ -127,7 +127,7 @@ impl Site {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(target_dir().join("release/lynceus"));
+        let mut command = Command::new(program());
         command.args(args).env("LYNCEUS_PROFILES", self.folder.join("profiles"));
         command
     }

@@ -3,7 +3,7 @@
 use super::goals::{Goal, Limit, figure};
 use super::report::{goals_of, short};
 use super::{measure, peers};
-use crate::shell::{cargo, run, target_dir};
+use crate::shell::{build_program, cargo, program};
 use anyhow::ensure;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -24,10 +24,10 @@ pub(crate) fn measure() -> Guarding {
 
 /// What needs a guest of the lab behind a tap, and so the scenery of the tests.
 fn with_a_guest() -> anyhow::Result<BTreeMap<String, f64>> {
-    run(&mut cargo(&["build", "--release", "--package", "lynceus"]))?;
+    build_program()?;
     let mut test = cargo(&["test", "--quiet", "--package", "lynceus", "--test", "guard", "--"]);
     test.args(["--ignored", "--nocapture", "how_long_a_verdict_takes"]);
-    test.env("LYNCEUS_BENCH_PROGRAM", target_dir().join("release/lynceus"));
+    test.env("LYNCEUS_BENCH_PROGRAM", program());
     let (text, _) = measure::output(&mut test).map_err(anyhow::Error::msg)?;
     let figures = peers::figures(&String::from_utf8_lossy(&text));
     ensure!(figures.contains_key(VERDICT), "it does not tell how long");

@@ -1,7 +1,7 @@
 //! Our own command line, release build, as a user runs it.
 
 use super::measure::{Measured, output, whole_look, whole_process};
-use crate::shell::target_dir;
+use crate::shell::program;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,7 +25,7 @@ impl Looked {
 
     /// A command with the profile that an earlier one left.
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(target_dir().join("release/lynceus"));
+        let mut command = Command::new(program());
         command.args(args).arg(&self.target).env("LYNCEUS_PROFILES", &self.profiles);
         command
     }
