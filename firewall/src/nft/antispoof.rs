@@ -44,7 +44,9 @@ pub fn update(
         Object::Counter(Counter { family: FAMILY.to_owned(), table: TABLE.to_owned(), name: name.to_owned() })
     };
     commands.extend(COUNTERS.map(|name| Command::Add(counter(name))));
-    commands.extend(COUNTERS.into_iter().flat_map(dropping));
+    if is_new {
+        commands.extend(COUNTERS.into_iter().flat_map(dropping));
+    }
     commands.extend(shared());
     for (port, _) in old.iter().filter(|(port, rules)| new.get(*port) != Some(*rules)) {
         commands.extend([Command::Flush(chain(port, false)), Command::Delete(chain(port, false))]);
@@ -139,7 +141,8 @@ fn rules(port: &Port) -> Vec<Vec<Statement>> {
     rules
 }
 
-/// Those chains, put there anew whenever something changes: no frame ever finds one without its rules.
+/// Those chains, put there anew whenever something changes, because the table may be one of a version that had none. No frame ever finds one
+/// without its rules.
 fn shared() -> Vec<Command> {
     let from_server = |(family, kind, server)| {
         let is_server = Statement::is(Expr::field(kind, "sport"), Expr::Number(server));

@@ -67,19 +67,25 @@ impl Kind {
     }
 }
 
+/// An address, and a number where there is one: of a packet, or as a set's element.
+pub(super) fn with_number(address: Expr, number: Option<Expr>) -> Expr {
+    match number {
+        Some(number) => Expr::Concat(vec![address, number]),
+        None => address,
+    }
+}
+
 /// A block as a set's element.
 pub(super) fn element(block: &Block) -> Expr {
-    let address = addresses(&block.peers);
-    match block.numbers {
-        None => address,
-        Some(range) if range.first == range.last => {
-            Expr::Concat(vec![address, Expr::Number(range.first.into())])
-        }
-        Some(range) => {
-            let numbers = [range.first, range.last].map(|number| Expr::Number(number.into()));
-            Expr::Concat(vec![address, Expr::Range(Box::new(numbers))])
-        }
+    with_number(addresses(&block.peers), block.numbers.map(|range| numbers(range.first, range.last)))
+}
+
+/// A stretch of numbers as nft writes it.
+pub(super) fn numbers(first: u16, last: u16) -> Expr {
+    if first == last {
+        return Expr::Number(first.into());
     }
+    Expr::Range(Box::new([first, last].map(|number| Expr::Number(number.into()))))
 }
 
 /// A stretch of addresses as nft writes it.

@@ -7,7 +7,7 @@
 //!
 //! *Trusts*: that no two blocks share a packet, as those of a group do not: which lookup comes first makes no difference then.
 
-use super::elements::element;
+use super::elements::{element, numbers, with_number};
 use super::model::{Expr, Statement, Types};
 use crate::ir::{Block, Kind, Member};
 use lynceus_policy::{Direction, Family};
@@ -20,7 +20,7 @@ const MAX_PROBES: usize = 8;
 /// One lookup.
 pub(super) struct Probe {
     /// What has to hold before.
-    pub(super) before: Vec<Statement>,
+    pub(super) before: Option<Statement>,
     /// What is looked up.
     pub(super) key: Expr,
     /// Its types.
@@ -73,12 +73,9 @@ fn sorted(blocks: &[(usize, &Block)]) -> Option<BTreeMap<Sort, Vec<(Expr, usize)
             Some(range) => Numbers::Between(range.first, range.last),
         };
         let number = block.numbers.filter(|_| numbers == Numbers::One);
+        let number = number.map(|range| Expr::Number(range.first.into()));
         for (first, prefix) in block.peers.networks() {
-            let address = Expr::text(first.to_string());
-            let value = match number {
-                Some(number) => Expr::Concat(vec![address, Expr::Number(number.first.into())]),
-                None => address,
-            };
+            let value = with_number(Expr::text(first.to_string()), number.clone());
             sorts.entry(Sort { prefix, numbers }).or_default().push((value, *member));
             if sorts.len() > MAX_PROBES {
                 return None;
@@ -95,17 +92,16 @@ impl Sort {
             Some(mask) => Expr::And(Box::new([whole, Expr::text(mask)])),
             None => whole,
         };
-        let mut before = Vec::new();
-        let key = match (self.numbers, kind.number(direction)) {
-            (Numbers::One, Some(number)) => Expr::Concat(vec![address, number]),
-            (Numbers::Between(first, last), Some(number)) => {
-                let ends = [first, last].map(|end| Expr::Number(end.into()));
-                before.push(Statement::is(number, Expr::Range(Box::new(ends))));
-                address
+        let number = kind.number(direction);
+        let (before, number) = match self.numbers {
+            Numbers::One => (None, number),
+            Numbers::Between(first, last) => {
+                (number.map(|number| Statement::is(number, numbers(first, last))), None)
             }
-            _ => address,
+            Numbers::All => (None, None),
         };
         let kind = kind.types(self.numbers == Numbers::One);
+        let key = with_number(address, number);
         Probe { before, key, kind, is_interval: false, elements }
     }
 }
@@ -121,13 +117,9 @@ fn mask(family: Family, prefix: u32) -> Option<String> {
 
 /// All of them in one set.
 fn intervals(kind: Kind, direction: Direction, blocks: &[(usize, &Block)]) -> Probe {
-    let address = kind.address(direction);
     Probe {
-        before: Vec::new(),
-        key: match kind.number(direction) {
-            Some(number) => Expr::Concat(vec![address, number]),
-            None => address,
-        },
+        before: None,
+        key: with_number(kind.address(direction), kind.number(direction)),
         kind: kind.types(true),
         is_interval: true,
         elements: blocks.iter().map(|(member, block)| (element(block), *member)).collect(),
@@ -162,7 +154,7 @@ mod tests {
         // Everything there is, has a mask without a bit: IPv4 and IPv6 stay apart by what is read.
         let all = probed(&[("::/0", 1000, 1000)]);
         assert!(serde_json::to_string(&all[0].key).unwrap().contains(r#""::""#));
-        assert!(probed(&[("10.0.0.0/8", 0, u16::MAX)])[0].before.is_empty());
+        assert!(probed(&[("10.0.0.0/8", 0, u16::MAX)])[0].before.is_none());
     }
 
     #[test]
@@ -170,10 +162,10 @@ mod tests {
         let ranges = |n: u16| (1..=n).map(|n| ("10.0.0.0/8", n * 100, n * 100 + 5)).collect::<Vec<_>>();
         let few = probed(&ranges(8));
         assert_eq!(few.len(), 8);
-        assert!(few.iter().all(|probe| !probe.is_interval && probe.before.len() == 1));
+        assert!(few.iter().all(|probe| !probe.is_interval && probe.before.is_some()));
         let many = probed(&ranges(9));
         assert_eq!(many.len(), 1);
-        assert!(many[0].is_interval && many[0].before.is_empty());
+        assert!(many[0].is_interval && many[0].before.is_none());
         assert_eq!(many[0].elements.len(), 9);
     }
 }

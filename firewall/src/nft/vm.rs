@@ -186,7 +186,7 @@ impl Writer<'_> {
         };
         steps.extend(kind.is_lane());
         let set = format!("{set}.{}", kind.name());
-        self.looked_up(place, group, (kind, &set), steps, written);
+        self.looked_up(place, group, (kind, &set), &steps, written);
     }
 
     /// Rules that are looked up: what comes before the lookup, and the start of the set's name, are given.
@@ -195,7 +195,7 @@ impl Writer<'_> {
         place: &Place,
         group: &Group,
         (kind, set): (Kind, &str),
-        steps: Vec<Statement>,
+        steps: &[Statement],
         written: &mut Written,
     ) {
         if group.log && group.members.len() > 1 {
@@ -206,7 +206,7 @@ impl Writer<'_> {
             }
         }
         for probe in probes(kind, place.direction, &group.members) {
-            self.probe(place, group, set, probe, &steps, written);
+            self.probe(place, group, set, probe, steps, written);
         }
     }
 
@@ -221,7 +221,7 @@ impl Writer<'_> {
         written: &mut Written,
     ) {
         let Probe { before, key, kind, is_interval, elements } = probe;
-        let mut steps = [steps, &before].concat();
+        let mut steps: Vec<Statement> = steps.iter().cloned().chain(before).collect();
         let of = |element: &dyn Fn(Expr, &Member) -> Element| -> Vec<Element> {
             let member = |(key, number): (Expr, usize)| Some(element(key, group.members.get(number)?));
             elements.into_iter().filter_map(member).collect()

@@ -62,7 +62,8 @@ impl Part {
         if matches!(self, Part::Mark | Part::Interface) { 1 } else { 2 }
     }
 
-    fn value(self, expr: &Expr) -> Option<Vec<u8>> {
+    /// The bytes of a constant.
+    pub(super) fn value(self, expr: &Expr) -> Option<Vec<u8>> {
         Some(match (self, expr) {
             (Part::Ip4 | Part::Ip6, Expr::Text(text)) => address(self, text.parse().ok()?)?,
             (Part::Service, Expr::Number(number)) => u16::try_from(*number).ok()?.to_be_bytes().to_vec(),

@@ -4,9 +4,8 @@
 //! (`include/uapi/linux/netfilter/nf_tables.h`, Linux 6.1).
 
 use super::attribute::Attributes;
-use super::key::{data, protocol};
+use super::key::{Part, data, protocol};
 use crate::nft::model::{CounterRef, Expr, Jump, Limit, LimitRef, Lookup, Match, Rule, Statement};
-use std::net::IpAddr;
 
 /// `NFT_REG32_00`: the first of the registers of four bytes.
 const FIRST_REGISTER: u32 = 8;
@@ -136,18 +135,15 @@ impl Steps {
 
     /// `NFT_CMP_GTE`, `NFT_CMP_LTE`.
     fn between(&mut self, left: &Expr, ends: &[Expr; 2]) -> Option<()> {
+        let part = match left {
+            Expr::Meta { key } if key == "l4proto" => Part::Protocol,
+            Expr::Ct { key, .. } if key.starts_with("proto-") => Part::Service,
+            _ => return None,
+        };
         self.load(left)?;
         for (op, end) in [(5, &ends[0]), (3, &ends[1])] {
-            let Expr::Number(number) = end else { return None };
-            let value = match left {
-                Expr::Meta { key } if key == "l4proto" => vec![u8::try_from(*number).ok()?],
-                Expr::Ct { key, .. } if key.starts_with("proto-") => {
-                    u16::try_from(*number).ok()?.to_be_bytes().to_vec()
-                }
-                _ => return None,
-            };
             let of_it = Attributes::default().word(1, FIRST_REGISTER)?.word(2, op)?;
-            self.push("cmp", &of_it.nest(3, &data(&value)?)?)?;
+            self.push("cmp", &of_it.nest(3, &data(&part.value(end)?)?)?)?;
         }
         Some(())
     }
@@ -200,11 +196,7 @@ impl Steps {
 
     /// `NFTA_BITWISE_*`: the bits of an address that a mask has.
     fn mask(&mut self, register: u32, mask: &Expr) -> Option<()> {
-        let Expr::Text(text) = mask else { return None };
-        let mask = match text.parse().ok()? {
-            IpAddr::V4(mask) => mask.octets().to_vec(),
-            IpAddr::V6(mask) => mask.octets().to_vec(),
-        };
+        let mask = Part::Ip4.value(mask).or_else(|| Part::Ip6.value(mask))?;
         let of_it = Attributes::default().word(1, register)?.word(2, register)?;
         let of_it = of_it.word(3, u32::try_from(mask.len()).ok()?)?.nest(4, &data(&mask)?)?;
         self.push("bitwise", &of_it.nest(5, &data(&vec![0; mask.len()])?)?)
