@@ -10,6 +10,7 @@ use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::processors::{Processor, Upcall, UpcallKind};
 use lynceus_introspect::{ControlError, Gpa, Gva, Partial};
+use std::cell::LazyCell;
 
 /// What is known of it.
 pub(crate) const DETECTOR: Detector = Detector {
@@ -47,13 +48,15 @@ pub fn processor_states(guest: &LinuxGuest, options: &Options) -> Partial<Findin
 
 fn judge(view: &View<'_>, processors: &[Processor]) -> Partial<Finding> {
     let (mut found, mut hooks) = (Partial::default(), Partial::default());
+    // Whoever judges the hooks lists them as well, and tells what cannot be read.
+    let owners = LazyCell::new(|| Owners::new(view, &mut Partial::<()>::default()));
     for processor in processors {
         let late = processor.upcalls.iter().filter(|upcall| !is_early(view, upcall));
         hooks.items.extend(late.map(|upcall| registered(processor, upcall)));
         if is_in_this_kernel(view, processor) {
             hooks.items.extend(minor_entries(processor));
             found.items.extend(other_table(view, processor));
-            found.items.extend(other_entry(view, processor));
+            found.items.extend(other_entry(view, processor, &owners));
             found.items.extend(unprotected(view, processor));
         }
     }
@@ -96,13 +99,17 @@ fn other_table(view: &View<'_>, processor: &Processor) -> Option<Finding> {
     Some(finding(processor, "IDTR", table, base.0, summary))
 }
 
-fn other_entry(view: &View<'_>, processor: &Processor) -> Option<Finding> {
+/// Who owns what is listed where an entry is another one: on most guests never.
+fn other_entry<F: FnOnce() -> Owners>(
+    view: &View<'_>,
+    processor: &Processor,
+    owners: &LazyCell<Owners, F>,
+) -> Option<Finding> {
     let (to, entry) = (Gva(processor.syscall?), view.kernel().symbol("entry_SYSCALL_64").ok()?);
     if to == entry {
         return None;
     }
-    // Who owns what is listed once more by whoever judges the hooks, and what cannot be read is told there.
-    let whose = Owners::new(view, &mut Partial::<()>::default()).describe(view, to);
+    let whose = owners.describe(view, to);
     let summary = format!("system calls on processor {} lead to {to}, {whose}", processor.number);
     Some(finding(processor, "MSR_LSTAR", entry, to.0, summary))
 }

@@ -156,7 +156,7 @@ impl Bench<'_> {
         done
     }
 
-    /// A region of which everything is known and nothing is to be told but its hash: it is not copied.
+    /// What is known of a region without a copy of it, for those of which nothing is to be told but their hash.
     fn known_again(&self, mut job: Job, desk: &mut Desk) -> Again {
         let Some(cache) = self.cache else { return Again::Not(job) };
         let sketch = self.seen.sketch(self.memory, &job.layout, cache.digester(), &mut desk.scratch);
