@@ -2,12 +2,12 @@
 //! that somebody bent.
 
 use crate::hostile::Hostile;
-use crate::signatures::private_pages;
+use crate::signatures::{private_pages, rules};
 use lynceus_introspect::observe::Options;
 use lynceus_lab::KernelVersion;
 use lynceus_scanners::Finding;
 use lynceus_scanners::evidence::{self, Evidence, Replayed};
-use lynceus_scanners::signatures::{self, Keeper, Rules, Scope, Wanted};
+use lynceus_scanners::signatures::{self, Keeper, Scope, Wanted};
 
 const NEEDLE: &[u8] = b"Lynceus-Kept-Signature-41c7";
 const RULES: &str = r#"
@@ -15,13 +15,6 @@ rule planted { strings: $a = "Lynceus-Kept-Signature-41c7" condition: $a }
 rule module { strings: $a = "vermagic=" condition: uint32(0) == 0x464c457f and filesize > 100KB and $a }
 "#;
 const SCOPE: Scope = Scope { processes: true, files: true, kernel: false, physical: false, pid: None };
-
-fn rules(text: &str) -> Rules {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("kept.yar");
-    std::fs::write(&file, text).expect("a file");
-    Rules::load(&[file]).expect("rules")
-}
 
 /// Every match in a guest with a text in a process, and the evidence of it as it is written and read.
 fn kept(kernel: KernelVersion) -> Vec<(Finding, Evidence)> {

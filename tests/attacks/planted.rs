@@ -43,10 +43,7 @@ fn rules(count: usize) -> Rules {
     let bytes = |number| signature(number).iter().map(|byte| format!("{byte:02x} ")).collect::<String>();
     let rule =
         |number| format!("rule planted_{number} {{ strings: $a = {{ {} }} condition: $a }}\n", bytes(number));
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("planted.yar");
-    std::fs::write(&file, (0..count).map(rule).collect::<String>()).expect("a file");
-    Rules::load(&[file]).expect("rules")
+    crate::signatures::rules(&(0..count).map(rule).collect::<String>())
 }
 
 /// Writes signatures one after the other.

@@ -1,7 +1,7 @@
 //! Attacks on the scanner itself, and what a scan says of its own reach.
 
 use crate::hostile::Hostile;
-use crate::signatures::{EVERYWHERE, private_pages};
+use crate::signatures::{EVERYWHERE, private_pages, rules};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Gpa, Partial};
 use lynceus_scanners::signatures::{self, HashList, PathPattern, Rules, ScanCache, Scope, Summary, Wanted};
@@ -9,13 +9,6 @@ use lynceus_scanners::{Finding, Subject};
 use sha2::{Digest, Sha256};
 
 const FILES: Scope = Scope { processes: false, files: true, kernel: false, physical: false, pid: None };
-
-fn rules(text: &str) -> Rules {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("scanning.yar");
-    std::fs::write(&file, text).expect("a file");
-    Rules::load(&[file]).expect("rules")
-}
 
 fn scan(guest: &Hostile, wanted: &Wanted<'_>) -> (Partial<Finding>, Summary) {
     let attached = guest.attach().expect("its kernel");

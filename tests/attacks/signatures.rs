@@ -4,8 +4,9 @@ use crate::hostile::Hostile;
 use lynceus_introspect::linux::{Map, Task};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gpa, Gva, Partial};
-use lynceus_scanners::signatures::{self, Rules, ScanCache, Scope, Wanted};
+use lynceus_scanners::signatures::{self, Rules, RulesError, ScanCache, Scope, Wanted};
 use lynceus_scanners::{Finding, Subject};
+use std::path::PathBuf;
 
 const NEEDLE: &[u8] = b"Lynceus-Test-Signature-7f3a91c2!";
 const RULE: &str = r#"
@@ -15,20 +16,27 @@ rule pair { strings: $a = "Lynceus-First-Half-55d0" $b = "Lynceus-Other-Half-c7e
 pub(crate) const EVERYWHERE: Scope =
     Scope { processes: true, files: true, kernel: true, physical: false, pid: None };
 
-fn rules() -> Rules {
+/// Rules with this text.
+pub(crate) fn rules(text: &str) -> Rules {
+    loaded(text, Rules::load)
+}
+
+fn loaded(text: &str, load: fn(&[PathBuf]) -> Result<Rules, RulesError>) -> Rules {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("planted.yar");
-    std::fs::write(&file, RULE).expect("a file");
-    Rules::load(&[file]).expect("rules")
+    let file = folder.path().join("some.yar");
+    std::fs::write(&file, text).expect("a file");
+    load(&[file]).expect("rules")
 }
 
 fn scan(guest: &Hostile, scope: Scope) -> Partial<Finding> {
     let attached = guest.attach().expect("its kernel");
     let mut told = 0;
-    let (found, _) =
-        signatures::scan(&attached.guest, &Options::default(), &Wanted::new(&rules(), scope), &mut |_| {
-            told += 1
-        });
+    let (found, _) = signatures::scan(
+        &attached.guest,
+        &Options::default(),
+        &Wanted::new(&rules(RULE), scope),
+        &mut |_| told += 1,
+    );
     assert!(told > 0, "no region was scanned");
     found
 }
@@ -162,12 +170,9 @@ fn cached_files_are_the_files_themselves() {
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("files.yar");
     let rule = r#"rule program { condition: uint32(0) == 0x464c457f and filesize > 10KB }
         rule box { condition: filename == "busybox" and filepath == "/bin/busybox" and filesize > 100KB and owner == "0" and extension == "" }"#;
-    std::fs::write(&file, rule).expect("a file");
-    let rules = Rules::load(&[file]).expect("rules");
+    let rules = rules(rule);
     for guest in [Hostile::new(), Hostile::old()] {
         let attached = guest.attach().expect("its kernel");
         let scope = Scope { processes: false, kernel: false, ..EVERYWHERE };
@@ -197,11 +202,8 @@ fn cached_files_are_the_files_themselves() {
 /// Looked at again and again, while signatures come, move and go: what a scan that knows the earlier ones finds is what a full scan finds.
 #[test]
 fn what_changes_between_scans_is_found_as_a_full_scan_finds_it() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("again.yar");
     let header = r#"rule linked { strings: $a = "BusyBox v" $b = "Lynceus-Test-Signature" condition: uint32(0) == 0x464c457f and any of them }"#;
-    std::fs::write(&file, format!("{RULE}{header}")).expect("a file");
-    let rules = Rules::load_for_rescans(&[file]).expect("rules");
+    let rules = loaded(&format!("{RULE}{header}"), Rules::load_for_rescans);
     let cache = ScanCache::new(16 << 20).expect("random numbers");
     let mut guest = Hostile::new();
     let (_, pages) = private_pages(&guest, "lab-plain");

@@ -24,11 +24,11 @@ pub(crate) fn workers_have_groups(host: &Host) -> Result<()> {
         ensure!(read(file)? == value, "{file}: {}", read(file)?);
     }
     let supervisor = host.sh(&format!("cat {SERVICE}/supervisor/cgroup.procs"))?;
-    let main = host.sh("systemctl show -P MainPID lynceus")?;
-    ensure!(supervisor.lines().any(|pid| pid == main.trim()), "{supervisor}");
+    let main = host.show("MainPID")?;
+    ensure!(supervisor.lines().any(|pid| pid == main), "{supervisor}");
     // No group but its own: not even to look whether there could be one.
     let outside =
-        host.sh(&format!("nsenter -t {} -m mkdir /sys/fs/cgroup/other 2>&1 || echo REFUSED", main.trim()))?;
+        host.sh(&format!("nsenter -t {main} -m mkdir /sys/fs/cgroup/other 2>&1 || echo REFUSED"))?;
     ensure!(outside.contains("Read-only file system") && outside.contains("REFUSED"), "{outside}");
     one_that_wants_more_is_killed(host, worker, &group)
 }

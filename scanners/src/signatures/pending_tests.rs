@@ -3,11 +3,11 @@
 
 use super::Rules;
 use super::cache::ScanCache;
-use super::judge::{Bench, Desk};
+use super::judge::Bench;
 use super::layout::{Layout, Part};
-use super::rescan_tests::{OF_FILES, RULES};
+use super::rescan_tests::{OF_FILES, RULES, rules_of};
 use super::sketch::Seen;
-use super::sketch_tests::{FRAMES, PAGE, job, layouts, write, writes};
+use super::sketch_tests::{FRAMES, PAGE, judged, layouts, write, writes};
 use super::tests::Flat;
 use crate::Finding;
 use lynceus_introspect::{Gpa, GpaRange, GuestMemory, ReadError};
@@ -25,16 +25,7 @@ fn rules(names: &[&str]) -> Rules {
     let is_named = |line: &&str| names.iter().any(|name| line.contains(&format!("rule {name} ")));
     let text: Vec<&str> = RULES.lines().chain(OF_FILES.lines()).filter(is_named).collect();
     assert_eq!(text.len(), names.len());
-    of_text(&text.join("\n"))
-}
-
-fn of_text(text: &str) -> Rules {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("some.yar");
-    std::fs::write(&file, text).expect("a file");
-    let rules = Rules::load_for_rescans(&[file]).expect("rules");
-    assert_eq!(rules.bad(), []);
-    rules
+    rules_of(&text.join("\n"))
 }
 
 /// RAM that is another after so many reads, and counts the bytes that are read.
@@ -73,14 +64,8 @@ fn found(
 ) -> (Vec<Finding>, usize) {
     let seen = Seen::new(cache.is_some_and(ScanCache::knows_something));
     let bench = Bench { memory, rules, hashes: None, cache, keep: None, seen, cut: AtomicU32::new(0) };
-    let (mut desk, mut done) = (Desk::default(), Vec::new());
-    for (n, layout) in layouts.iter().enumerate() {
-        bench.judge(job(n as u64, layout), &mut desk, &mut |one| done.push(one));
-    }
-    let at_once = done.len();
-    bench.settle(&mut desk, &mut |one| done.push(one));
-    done.sort_by_key(|one| one.index);
-    (done.into_iter().flat_map(|done| done.found.items).collect(), layouts.len() - at_once)
+    let (done, waited) = judged(&bench, layouts);
+    (done.into_iter().flat_map(|done| done.found.items).collect(), waited)
 }
 
 #[test]
@@ -127,7 +112,7 @@ fn a_region_with_known_matches_is_not_copied() {
     let parts = vec![Part { offset: 0, gpa: Gpa(0), len: bytes }];
     let layout = [Layout { end: bytes, own_bytes: bytes, parts, ..Layout::default() }];
     for (text, is_copied) in [(two, false), (reads, true)] {
-        let (rules, cache) = (of_text(text), ScanCache::new(1 << 20).expect("random numbers"));
+        let (rules, cache) = (rules_of(text), ScanCache::new(1 << 20).expect("random numbers"));
         let mut ram = vec![0; 20 * PAGE];
         // No two pages are equal.
         (0..20u8).for_each(|page| ram[usize::from(page) * PAGE + 100] = page + 1);
@@ -158,7 +143,7 @@ fn a_region_with_known_matches_is_not_copied() {
 /// What was digested and what was searched must be the same.
 #[test]
 fn a_guest_that_writes_meanwhile_leaves_nothing_wrong() {
-    let rules = of_text("rule one { strings: $a = /ga.{0,60}mma/s condition: $a }");
+    let rules = rules_of("rule one { strings: $a = /ga.{0,60}mma/s condition: $a }");
     let bytes = (20 * PAGE) as u64;
     let parts = vec![Part { offset: 0, gpa: Gpa(0), len: bytes }];
     let layout = [Layout { end: bytes, own_bytes: bytes, parts, ..Layout::default() }];

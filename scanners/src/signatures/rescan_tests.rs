@@ -161,14 +161,19 @@ struct Scanner {
     by_silence: usize,
 }
 
+/// Rules for regions that are scanned again, of which none is bad.
+pub(super) fn rules_of(text: &str) -> Rules {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("kinds.yar");
+    std::fs::write(&file, text).expect("a file");
+    let rules = Rules::load_for_rescans(&[file]).expect("rules");
+    assert_eq!(rules.bad(), []);
+    rules
+}
+
 impl Scanner {
     fn new(text: &str) -> Scanner {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("kinds.yar");
-        std::fs::write(&file, text).expect("a file");
-        let rules = Rules::load_for_rescans(&[file]).expect("rules");
-        assert_eq!(rules.bad(), []);
-        Scanner { rules, content: Content::default(), by_fragments: 0, by_silence: 0 }
+        Scanner { rules: rules_of(text), content: Content::default(), by_fragments: 0, by_silence: 0 }
     }
 
     fn scan(&mut self, region: &Region, cache: Option<&ScanCache>) -> Verdict {

@@ -1,16 +1,16 @@
 //! A sketch stands for the very bytes that a copy would hold, and what is known again by it is what a full scan says.
 
+use super::HashList;
 use super::cache::ScanCache;
 use super::content::Content;
 use super::engine::Externals;
 use super::fingerprint::Digester;
-use super::judge::{Bench, Desk};
+use super::judge::{Bench, Desk, Done};
 use super::layout::{Layout, Part};
-use super::rescan_tests::{PIECES, RULES};
+use super::rescan_tests::{PIECES, RULES, rules_of};
 use super::sketch::{Scratch, Seen};
 use super::tests::Flat;
 use super::walk::Job;
-use super::{HashList, Rules};
 use crate::{Finding, Subject};
 use lynceus_introspect::{Gpa, Partial};
 use proptest::prelude::*;
@@ -57,7 +57,7 @@ pub(super) fn write(ram: &mut [u8], writes: &[(usize, usize)]) {
     }
 }
 
-pub(super) fn job(index: u64, layout: &Layout) -> Job {
+fn job(index: u64, layout: &Layout) -> Job {
     let (start, end) = (layout.start, layout.end);
     let subject = if layout.is_file {
         let path = "/bin/x".to_owned();
@@ -76,13 +76,20 @@ pub(super) fn job(index: u64, layout: &Layout) -> Job {
     Job { index, subject, externals: Externals::default(), layout: layout.clone() }
 }
 
-fn found(bench: &Bench<'_>, layouts: &[Layout]) -> (Vec<Finding>, u64) {
+/// What came of each region, and how many had to wait for others.
+pub(super) fn judged(bench: &Bench<'_>, layouts: &[Layout]) -> (Vec<Done>, usize) {
     let (mut desk, mut done) = (Desk::default(), Vec::new());
     for (n, layout) in layouts.iter().enumerate() {
         bench.judge(job(n as u64, layout), &mut desk, &mut |one| done.push(one));
     }
+    let at_once = done.len();
     bench.settle(&mut desk, &mut |one| done.push(one));
     done.sort_by_key(|one| one.index);
+    (done, layouts.len() - at_once)
+}
+
+fn found(bench: &Bench<'_>, layouts: &[Layout]) -> (Vec<Finding>, u64) {
+    let (done, _) = judged(bench, layouts);
     let reused = done.iter().map(|done| done.summary.reused_regions).sum();
     (done.into_iter().flat_map(|done| done.found.items).collect(), reused)
 }
@@ -139,10 +146,7 @@ fn there_is_no_sketch_of_what_is_not_in_pages_or_not_there() {
 
 #[test]
 fn what_is_known_again_is_what_a_full_scan_finds() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("kinds.yar");
-    std::fs::write(&file, RULES).expect("a file");
-    let rules = Rules::load_for_rescans(&[file]).expect("rules");
+    let rules = rules_of(RULES);
     let hashes = HashList::parse(b"").expect("an empty list");
     let config = ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() };
     let reused_in_all = std::cell::Cell::new(0);
