@@ -49,6 +49,16 @@ pub enum GapReason {
     /// The guest kept changing what was being read.
     #[error("the guest changed it during each of {0} tries")]
     Moving(u32),
+    /// The same, and reading it took longer than the guest may be paused.
+    #[error(
+        "the guest changed it during each of {tries} tries, and reading it took longer than a pause of {pause:?}"
+    )]
+    Hurried {
+        /// Looks at the running guest.
+        tries: u32,
+        /// The longest that the guest may be paused.
+        pause: std::time::Duration,
+    },
     /// The look would have read more than it may keep.
     #[error("the look reads more than {0} bytes")]
     TooLarge(u64),

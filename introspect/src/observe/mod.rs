@@ -108,6 +108,9 @@ impl<T> Observed<Partial<T>> {
     pub fn with_gap(mut self, options: &Options) -> Self {
         let reason = match self.outcome {
             Outcome::Frozen | Outcome::Consistent => return self,
+            Outcome::Moving if self.pause.as_ref().is_some_and(|pause| pause.cut_short) => {
+                GapReason::Hurried { tries: self.tries, pause: options.max_pause }
+            }
             Outcome::Moving => GapReason::Moving(self.tries),
             Outcome::TooLarge => GapReason::TooLarge(options.max_log_bytes as u64),
         };

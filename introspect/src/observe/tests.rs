@@ -152,6 +152,9 @@ fn a_look_that_overstays_its_pause_is_cut_short_and_the_guest_resumed() {
     let seen = observe(&guest.fake, Some(&guest), &options, pair);
     assert_eq!(seen.outcome, Outcome::Moving);
     assert_eq!(seen.result.items.len(), 2, "the whole look before the pause, not the one cut short");
+    let seen = seen.with_gap(&options);
+    let hurried = GapReason::Hurried { tries: QUICK.tries, pause: options.max_pause };
+    assert_eq!(seen.result.gaps.last().map(|gap| gap.reason.clone()), Some(hurried));
     assert_eq!(seen.pause.map(|pause| pause.cut_short), Some(true));
     assert_eq!((guest.resumed.get(), guest.still.load(Ordering::SeqCst)), (1, false));
 }
