@@ -124,10 +124,20 @@ pub fn run_all(programs: &Programs, parts: &[Part]) -> Result<()> {
     let console = boot(&unpacked, &image, folder.path())?;
     fs::write(log()?, &console)?;
     if !console.contains("LAB PASS") {
-        let lines: Vec<&str> = console.lines().collect();
-        bail!("{}", lines.get(lines.len().saturating_sub(80)..).unwrap_or_default().join("\n"));
+        bail!("{}", reason(&console));
     }
     Ok(())
+}
+
+/// What the service domain says went wrong, and how its console ends.
+fn reason(console: &str) -> String {
+    const LINES: usize = 80;
+    const CHARACTERS: usize = 300;
+    let lines: Vec<String> = console.lines().map(|line| line.chars().take(CHARACTERS).collect()).collect();
+    let failed = lines.iter().find(|line| line.contains("LAB FAILED"));
+    let end = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().iter();
+    // What CI keeps of a long text may be its end alone.
+    failed.into_iter().chain(end).chain(failed).map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// Downloads and unpacks, once.

@@ -18,6 +18,13 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How looks are made here: a processor under emulation on a busy machine needs seconds for what takes others a millisecond, and in a pause of
+/// the default length no look would end.
+pub(crate) const PATIENT: Options =
+    Options { tries: 8, max_pause: Duration::from_secs(20), max_log_bytes: 64 << 20 };
+/// The same for the program.
+const PAUSE_MS: &str = "20000";
+
 /// Before any guest: Xen answers, and dom0 is not listed as something to look into.
 pub(crate) fn nothing_yet() -> Result<()> {
     println!("LAB Xen {}", xen::release()?);
@@ -145,7 +152,7 @@ fn findings_of(guest: &Guest, detectors: &[&Detector]) -> Result<Vec<Finding>> {
     attached.guest.set_image(Arc::new(image))?;
     let mut found = Vec::new();
     for detector in detectors {
-        let looked = (detector.run)(&attached.guest, &Options::default());
+        let looked = (detector.run)(&attached.guest, &PATIENT);
         ensure!(looked.is_complete(), "{}: {:?}", detector.name, looked.gaps);
         found.extend(looked.items);
     }
@@ -243,7 +250,7 @@ pub(crate) fn pauses_and_resumes(guest: &Guest) -> Result<()> {
     ensure!(state(guest)? == DomainState::Paused, "our pause ended an admin's");
     xl(&["unpause", &guest.name])?;
     let moving = attach(guest)?;
-    let looked = moving.guest.observe(&Options::default(), |view| view.tasks());
+    let looked = moving.guest.observe(&PATIENT, |view| view.tasks());
     ensure!(looked.is_consistent() && looked.result.is_complete(), "{:?}", looked.outcome);
     Ok(())
 }
@@ -294,10 +301,10 @@ pub(crate) fn the_restricted_handle_is_refused(guest: &Guest) -> Result<()> {
 pub(crate) fn the_command_line(guest: &Guest) -> Result<()> {
     for (args, wanted) in [
         (&["vms"][..], 0),
-        (&["info", &guest.target()], 0),
-        (&["ps", &guest.name], 0),
-        (&["sockets", &format!("xen:{}", guest.id)], 0),
-        (&["check", &guest.target()], 1),
+        (&["info", &guest.target(), "--pause-ms", PAUSE_MS], 0),
+        (&["ps", &guest.name, "--pause-ms", PAUSE_MS], 0),
+        (&["sockets", &format!("xen:{}", guest.id), "--pause-ms", PAUSE_MS], 0),
+        (&["check", &guest.target(), "--pause-ms", PAUSE_MS], 1),
         (&["ps", "xen:4000"], 2),
     ] {
         let output =
@@ -324,7 +331,7 @@ pub(crate) fn finds_a_planted_signature(guest: &Guest) -> Result<()> {
     // Its environment, which no other process has.
     guest.ask("RUN env PLANTED=LYNCEUS-PLANTED sleep 1000 > /dev/null 2>&1 &")?;
     let output = Command::new("/bin/lynceus")
-        .args(["--json", "scan", &guest.target(), "-r", RULES, "-s", "process"])
+        .args(["--json", "scan", &guest.target(), "-r", RULES, "-s", "process", "--pause-ms", PAUSE_MS])
         .env("LYNCEUS_PROFILES", "/tmp/profiles")
         .output()?;
     guest.ask("RUN killall sleep || true")?;
