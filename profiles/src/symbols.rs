@@ -96,7 +96,7 @@ impl Symbols {
     }
     /// Every symbol of that name, by ascending address.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Symbol<'a>> {
-        let from = self.by_name.partition_point(|index| self.name_at(*index) < name);
+        let from = self.by_name.partition_point(|index| self.bytes_at(*index) < name.as_bytes());
         let rest = self.by_name.iter_from(from);
         rest.map_while(move |index| self.at(index).filter(|symbol| symbol.name == name))
     }
@@ -125,8 +125,10 @@ impl Symbols {
         Some(Symbol { name: self.name_of(&entry), address: entry.address, kind: entry.kind })
     }
 
-    fn name_at(&self, index: u32) -> &str {
-        self.entries.get(index as usize).map_or("", |entry| self.name_of(&entry))
+    /// A name as it is stored: texts are in the order of their bytes.
+    fn bytes_at(&self, index: u32) -> &[u8] {
+        let name = |entry: Entry| self.names.get(entry.name());
+        self.entries.get(index as usize).and_then(name).unwrap_or_default()
     }
 
     fn name_of(&self, entry: &Entry) -> &str {

@@ -8,9 +8,9 @@ use super::engine::Externals;
 use super::layout::Layout;
 use super::{PathPattern, Scope};
 use crate::{Finding, Subject};
-use lynceus_introspect::linux::{CachedFile, LinuxGuest, Map, Mm, Task, View, container_of};
+use lynceus_introspect::linux::{CachedFile, LinuxGuest, Map, Task, View, container_of};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::{GapReason, Gva, Partial};
+use lynceus_introspect::{AddressSpace, GapReason, Gva, Partial};
 
 /// How many times its RAM a guest's memory is scanned at most: processes share pages, hostile ones without end.
 const MAX_TIMES_RAM: u64 = 8;
@@ -97,13 +97,15 @@ impl<'w> Walker<'w> {
             let cgroup = view.cgroup(&task).ok().filter(|path| path != "/");
             let container = cgroup.as_deref().and_then(container_of).map(str::to_owned);
             let owner = Owner { task, cgroup, container };
-            maps.iter().for_each(|(mm, map)| self.map(&view, &owner, mm, map));
+            // All are of one process.
+            let Some((mm, _)) = maps.first() else { continue };
+            let Some(space) = self.gaps.ok("page tables", mm.at, view.process_space(mm)) else { continue };
+            maps.iter().for_each(|(_, map)| self.map(&space, &owner, map));
         }
     }
 
-    fn map(&mut self, view: &View<'_>, owner: &Owner, mm: &Mm, map: &Map) {
-        let Some(space) = self.gaps.ok("page tables", mm.at, view.process_space(mm)) else { return };
-        let layout = Layout::of_space(&space, map.start, map.end, &mut self.gaps);
+    fn map(&mut self, space: &AddressSpace<'_>, owner: &Owner, map: &Map) {
+        let layout = Layout::of_space(space, map.start, map.end, &mut self.gaps);
         let subject = Subject::Memory {
             pid: Some(owner.task.pid),
             comm: Some(owner.task.comm.clone()),
