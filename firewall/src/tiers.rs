@@ -3,6 +3,7 @@
 use crate::state::Vm;
 use lynceus_policy::{Chain, Direction, Rule, Tier};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The tiers in which something is different. What belongs to no tier belongs to the platform's: the inventory, which VMs there are,
 /// isolation, what is looked for.
@@ -53,7 +54,7 @@ fn chain_changes(old: &Chain, new: &Chain) -> BTreeSet<Tier> {
 /// A rule without where it stands and what is said about it.
 fn meaning(rule: &Rule) -> Rule {
     let mut rule = rule.clone();
-    rule.place = lynceus_policy::Place { file: String::new(), line: 0, column: 0 };
+    rule.place = lynceus_policy::Place { file: Arc::default(), line: 0, column: 0 };
     (rule.owner, rule.comment) = (None, None);
     rule
 }

@@ -234,10 +234,10 @@ pub struct Rule {
     pub process: Option<Box<ProcessEntry>>,
     /// Who answers for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
+    pub owner: Option<Box<str>>,
     /// Anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub comment: Option<String>,
+    pub comment: Option<Box<str>>,
 }
 
 /// What is looked for in a VM's memory.

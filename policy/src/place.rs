@@ -3,15 +3,19 @@
 //! *Does*: keeps the text of every file, and turns byte offsets into lines and columns. *Trusts*: nothing. *Never*: opens a file.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A file, a line and a column; both count from 1, columns count characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Place {
-    /// The file, as a path below the policy folder.
-    pub file: String,
+    /// The file, as a path below the policy folder. Thousands of rules stand in one: they share its name, when they are read back too.
+    #[serde(serialize_with = "write_name", deserialize_with = "read_name")]
+    pub file: Arc<str>,
     /// From 1.
     pub line: u32,
     /// From 1.
@@ -22,6 +26,24 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
+}
+
+fn write_name<S: Serializer>(name: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(name)
+}
+
+/// The name of a file: that of the place read before, where it is the same.
+fn read_name<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<str>, D::Error> {
+    thread_local! {
+        static LAST: RefCell<Arc<str>> = RefCell::new(Arc::default());
+    }
+    let name = Cow::<str>::deserialize(from)?;
+    LAST.with_borrow_mut(|last| {
+        if **last != *name {
+            *last = name.into();
+        }
+        Ok(last.clone())
+    })
 }
 
 /// One of the folder's files.
@@ -36,7 +58,7 @@ pub struct Sources {
 
 #[derive(Clone, Debug)]
 struct Source {
-    name: String,
+    name: Arc<str>,
     text: String,
     /// Where each line begins, so that a place is found in no time in a file of any size.
     lines: Vec<usize>,
@@ -46,7 +68,7 @@ impl Sources {
     /// Adds a file's text.
     pub(crate) fn add(&mut self, name: String, text: String) -> FileId {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        self.files.push(Source { name, text, lines });
+        self.files.push(Source { name: name.into(), text, lines });
         FileId(self.files.len() - 1)
     }
 
@@ -57,7 +79,7 @@ impl Sources {
 
     /// The names of all files, in the order in which they were read.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|source| source.name.as_str())
+        self.files.iter().map(|source| &*source.name)
     }
 
     /// The line and column of the first byte of `span`.
@@ -68,7 +90,7 @@ impl Sources {
             start -= 1;
         }
         let Some(source) = self.files.get(file.0) else {
-            return Place { file: String::new(), line: 1, column: 1 };
+            return Place { file: Arc::default(), line: 1, column: 1 };
         };
         let line = source.lines.partition_point(|begin| *begin <= start);
         let begin = line.checked_sub(1).and_then(|line| source.lines.get(line)).copied().unwrap_or(0);
@@ -135,5 +157,15 @@ mod tests {
         assert_eq!(place(7), "a.toml:2:1");
         assert_eq!(place(10), "a.toml:2:3");
         assert_eq!(place(9999), "a.toml:2:7");
+    }
+
+    #[test]
+    fn places_in_one_file_share_its_name_when_they_are_read_back() {
+        let place = |file: &str, line| Place { file: file.into(), line, column: 1 };
+        let written = [place("site.toml", 1), place("site.toml", 2), place("\u{e9}\"\n.toml", 3)];
+        let text = serde_json::to_string(&written).expect("places");
+        let read: Vec<Place> = serde_json::from_str(&text).expect("places");
+        assert_eq!(read, written);
+        assert!(Arc::ptr_eq(&read[0].file, &read[1].file) && !Arc::ptr_eq(&read[1].file, &read[2].file));
     }
 }

@@ -265,8 +265,8 @@ fn draft(
         rate,
         log: entry.log,
         process: entry.process.as_ref().map(|at| Box::new(at.get().clone())),
-        owner: entry.owner.clone(),
-        comment: entry.comment.clone(),
+        owner: entry.owner.as_deref().map(Into::into),
+        comment: entry.comment.as_deref().map(Into::into),
     };
     matches_nobody(resolver, &rule);
     let is_right = resolver.errors.errors.len() + resolver.errors.more == before;

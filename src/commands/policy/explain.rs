@@ -8,6 +8,7 @@ use lynceus_firewall::{Flow, Moment, Outcome as Asked};
 use lynceus_policy::{End, Place, Policy, Test, Timestamp, Verdict, service};
 use serde::Serialize;
 use std::io::Write;
+use std::sync::Arc;
 
 #[derive(Serialize)]
 struct Explanation {
@@ -53,7 +54,7 @@ pub(super) fn run(output: Output, args: &ExplainArgs) -> Result<Outcome> {
         None => args.service.clone(),
     };
     let test = Test {
-        place: Place { file: String::new(), line: 1, column: 1 },
+        place: Place { file: Arc::default(), line: 1, column: 1 },
         name: None,
         from: end(&policy, &args.from)?,
         to: end(&policy, &args.to)?,
