@@ -93,6 +93,7 @@ fn file_system(folder: &Path, disk: &Path, size: &str) -> Result<()> {
 
 /// A disk with files, and with what the lab's line takes.
 pub(crate) fn luggage(files: &[PathBuf], folder: &Path) -> Result<PathBuf> {
+    packages::ensure(&packages::INSTALLER)?;
     let packed = folder.join("luggage");
     fs::create_dir_all(&packed)?;
     let mut copy = Command::new("cp");
