@@ -2,6 +2,7 @@
 
 use crate::shell::{cargo, run};
 use anyhow::Result;
+use lynceus_introspect::backend::carryless::Carryless;
 use lynceus_lab::volatility::Volatility;
 use std::process::Command;
 
@@ -11,11 +12,17 @@ pub(crate) fn run_all(passed_on: &[String]) -> Result<()> {
     lynceus_lab::packages::ensure(lynceus_lab::packages::ALL)?;
     lynceus_lab::kernels::fetch_all()?;
     let oracle = Volatility::install();
-    let skipped = [(oracle.is_err(), "volatility_"), (!is_root(), "packets_")];
+    let multiplies = Carryless::new().is_some();
+    let skipped = [(oracle.is_err(), "volatility_"), (!is_root(), "packets_"), (!multiplies, "carryless_")];
     let passed = run(&mut workspace(passed_on, &skipped)).and_then(|()| run(&mut libyara()));
     if !is_root() {
         eprintln!(
             "\nSKIPPED: the firewall by real packets (tests/guard, `packets_*`): network namespaces need root"
+        );
+    }
+    if !multiplies {
+        eprintln!(
+            "\nSKIPPED: digests by carry-less products (`carryless_*`): this processor lacks AVX-512 or VPCLMULQDQ"
         );
     }
     if let Err(reason) = oracle {
