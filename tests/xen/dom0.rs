@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// So often a guest may be lost to the emulator: emulated SVM now and then ends a PVH guest in a triple fault. The registers that Xen then
 /// shows stand right behind VMMCALL or are Xen's own, in the guest's place: what went wrong is the change between the two. A real
 /// processor does not do that, and nobody here writes into a guest. More often than this, and it is our failure.
-const LOSSES: usize = 4;
+const LOSSES: usize = 6;
 
 pub(crate) fn main() -> Result<()> {
     ensure!(std::process::id() == 1, "this runs in the lab's service domain and nowhere else");
