@@ -166,8 +166,8 @@ pub(crate) fn flat(look: &Look) -> Vec<u8> {
     bytes
 }
 
-/// Rules whose strings are nearly in the guest, so that the engine has as much to check as with rules from the field: each string is
-/// a piece of its memory with the last byte changed.
+/// Rules whose strings are nearly in the guest, so that the engine has something to check: each string is a piece of its memory with the
+/// last byte changed.
 pub(crate) fn make_rules(look: &Look, folder: &Path) -> PathBuf {
     let bytes = flat(look);
     let mut text = String::new();

@@ -88,8 +88,8 @@ const METHOD: &str = "
 The lab's guest with kernel 6.12 and 512 MB, mapped; processes, cached files and the kernel, and then all RAM. A *full scan* is what the
 command does once: it scans equal content once, however many processes map it; *without a cache* all of it is scanned, as the engines do
 with the flat buffer, which holds each region's bytes. The fastest of nine rounds, because what else runs on the machine only ever makes
-a round slower. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed, so that the engine
-has as much to check as with rules from the field, which must not be copied here; `LYNCEUS_BENCH_RULES` names others.
+a round slower. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed: the engine has less to
+check than with rules from the field, which must not be copied here; `LYNCEUS_BENCH_RULES` names a folder of others.
 *In clusters*: eight neighbouring pages of memory that processes may write to, and so on
 until 1 % of all pages that are scanned have changed. *Anywhere*: single pages, in programs, cached files and the kernel's text too,
 as no guest does.
