@@ -7,6 +7,7 @@
 
 use super::walk::{Step, step};
 use super::{Access, Level, Mode, Root, TranslateError};
+use crate::addr::PAGE_BYTES;
 use crate::{Gpa, GuestMemory, Gva};
 
 /// Entries that any sane address space of a guest of some 16 GiB stays below, at 4 KiB a page.
@@ -56,17 +57,7 @@ struct Table {
     level: Level,
     /// The address, without sign extension, that the next entry maps.
     at: u64,
-    /// Its entries that the range needs, as they were read, and how many bytes of them are done with.
-    entries: Vec<u8>,
-    done: usize,
-}
-
-impl Table {
-    fn next(&mut self, entry_bytes: usize) -> Option<u64> {
-        let entry = self.entries.get(self.done..)?.get(..entry_bytes)?;
-        self.done = self.done.saturating_add(entry_bytes);
-        Some(entry.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-    }
+    entries: std::vec::IntoIter<u64>,
 }
 
 impl<'m> Pages<'m> {
@@ -116,16 +107,17 @@ impl<'m> Pages<'m> {
         self.visited.entries = self.visited.entries.saturating_add(count);
 
         let size = self.mode.entry_bytes();
-        if count == 0 {
-            return;
-        }
+        let mut buf = [0; PAGE_BYTES as usize];
+        let bytes = usize::try_from(count).unwrap_or(0).saturating_mul(size);
+        let Some(buf) = buf.get_mut(..bytes).filter(|buf| !buf.is_empty()) else { return };
         let place = level.table.checked_add(from.saturating_mul(size as u64));
-        let mut entries = vec![0; usize::try_from(count).unwrap_or(0).saturating_mul(size)];
-        if place.is_none_or(|place| self.memory.read(place, &mut entries).is_err()) {
+        if place.is_none_or(|place| self.memory.read(place, buf).is_err()) {
             self.visited.unreadable = self.visited.unreadable.saturating_add(1);
             return;
         }
-        self.stack.push(Table { level, at: base | from << shift, entries, done: 0 });
+        let number = |entry: &[u8]| entry.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let entries: Vec<u64> = buf.chunks(size).map(number).collect();
+        self.stack.push(Table { level, at: base | from << shift, entries: entries.into_iter() });
     }
 
     /// The next page or part of one that lies in the range.
@@ -133,7 +125,7 @@ impl<'m> Pages<'m> {
         loop {
             let table = self.stack.last_mut()?;
             let (here, at) = (table.level, table.at);
-            let Some(entry) = table.next(self.mode.entry_bytes()) else {
+            let Some(entry) = table.entries.next() else {
                 self.stack.pop();
                 continue;
             };
