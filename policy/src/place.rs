@@ -3,7 +3,7 @@
 //! *Does*: keeps the text of every file, and turns byte offsets into lines and columns. *Trusts*: nothing. *Never*: opens a file.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// The file, as a path below the policy folder. Thousands of rules stand in one: they share its name, when they are read back too.
-    #[serde(serialize_with = "write_name", deserialize_with = "read_name")]
+    #[serde(deserialize_with = "read_name")]
     pub file: Arc<str>,
     /// From 1.
     pub line: u32,
@@ -26,10 +26,6 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
-}
-
-fn write_name<S: Serializer>(name: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(name)
 }
 
 /// The name of a file: that of the place read before, where it is the same.
