@@ -87,20 +87,20 @@ impl<'w> Walker<'w> {
                 let mut maps = Partial::default();
                 if let Some(mm) = maps.ok("mm", task.mm, view.mm(task.mm)) {
                     let found = view.maps(&mm);
-                    maps.items = maps.absorb(found).into_iter().map(|map| (mm, map)).collect();
+                    let found = maps.absorb(found);
+                    maps.items.push((mm, found));
                 }
                 maps
             });
-            let maps = self.gaps.absorb(seen.result);
+            let found = self.gaps.absorb(seen.result).pop().filter(|(_, maps)| !maps.is_empty());
+            let Some((mm, maps)) = found else { continue };
             let view = self.guest.view();
             // A kernel without control groups has none to tell.
             let cgroup = view.cgroup(&task).ok().filter(|path| path != "/");
             let container = cgroup.as_deref().and_then(container_of).map(str::to_owned);
             let owner = Owner { task, cgroup, container };
-            // All are of one process.
-            let Some((mm, _)) = maps.first() else { continue };
-            let Some(space) = self.gaps.ok("page tables", mm.at, view.process_space(mm)) else { continue };
-            maps.iter().for_each(|(_, map)| self.map(&space, &owner, map));
+            let Some(space) = self.gaps.ok("page tables", mm.at, view.process_space(&mm)) else { continue };
+            maps.iter().for_each(|map| self.map(&space, &owner, map));
         }
     }
 
