@@ -5,7 +5,7 @@ use super::content::Content;
 use super::engine::{Externals, Verdict};
 use super::layout::Layout;
 use super::rescan_tests::{PIECES, RULES, Region};
-use super::tests::Flat;
+use super::tests::{Flat, folder};
 use lynceus_introspect::Partial;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,9 +33,8 @@ struct Both {
 
 impl Both {
     fn new(text: &str) -> Both {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = [folder.path().join("rules.yar")];
-        std::fs::write(&file[0], text).expect("a file");
+        let (_folder, file) = folder(&[("rules/kinds.yar", text.as_bytes())]);
+        let file = [file];
         let (boreal, libyara) =
             (Rules::load(&file).expect("rules"), Rules::load_for_libyara(&file).expect("rules"));
         assert!(boreal.bad().is_empty() && libyara.bad().is_empty(), "{:?}", libyara.bad());

@@ -5,7 +5,7 @@ use super::cache::ScanCache;
 use super::content::Content;
 use super::engine::{Externals, Verdict};
 use super::layout::{Layout, Part};
-use super::tests::Flat;
+use super::tests::{Flat, folder};
 use lynceus_introspect::{Gpa, Partial};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -163,9 +163,7 @@ struct Scanner {
 
 /// Rules for regions that are scanned again, of which none is bad.
 pub(super) fn rules_of(text: &str) -> Rules {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("kinds.yar");
-    std::fs::write(&file, text).expect("a file");
+    let (_folder, file) = folder(&[("rules/kinds.yar", text.as_bytes())]);
     let rules = Rules::load_for_rescans(&[file]).expect("rules");
     assert_eq!(rules.bad(), []);
     rules

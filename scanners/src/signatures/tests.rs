@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 const GOOD: &str = r#"rule good : tag { meta: severity = "medium" strings: $a = "needle" condition: $a }"#;
 
-fn folder(files: &[(&str, &[u8])]) -> (tempfile::TempDir, PathBuf) {
+/// A folder with these files, and the one in it that is called `rules`.
+pub(super) fn folder(files: &[(&str, &[u8])]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, content) in files {
         let path = folder.path().join(name);
