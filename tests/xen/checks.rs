@@ -20,8 +20,10 @@ use std::time::{Duration, Instant};
 
 /// How looks are made here: a processor under emulation on a busy machine needs seconds for what takes others a millisecond, and in a pause of
 /// the default length no look would end.
-pub(crate) const PATIENT: Options =
-    Options { tries: 8, max_pause: Duration::from_secs(20), max_log_bytes: 64 << 20 };
+pub(crate) fn patient() -> Options {
+    Options { max_pause: Duration::from_secs(20), ..Options::default() }
+}
+
 /// The same for the program.
 const PAUSE_MS: &str = "20000";
 
@@ -156,7 +158,7 @@ fn findings_of(guest: &Guest, detectors: &[&Detector]) -> Result<Vec<Finding>> {
     attached.guest.set_image(Arc::new(image))?;
     let mut found = Vec::new();
     for detector in detectors {
-        let looked = (detector.run)(&attached.guest, &PATIENT);
+        let looked = (detector.run)(&attached.guest, &patient());
         ensure!(looked.is_complete(), "{}: {:?}", detector.name, looked.gaps);
         found.extend(looked.items);
     }
@@ -254,7 +256,7 @@ pub(crate) fn pauses_and_resumes(guest: &Guest) -> Result<()> {
     ensure!(state(guest)? == DomainState::Paused, "our pause ended an admin's");
     xl(&["unpause", &guest.name])?;
     let moving = attach(guest)?;
-    let looked = moving.guest.observe(&PATIENT, |view| view.tasks());
+    let looked = moving.guest.observe(&patient(), |view| view.tasks());
     ensure!(looked.is_consistent() && looked.result.is_complete(), "{:?}", looked.outcome);
     Ok(())
 }

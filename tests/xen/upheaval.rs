@@ -1,6 +1,6 @@
 //! What happens to domains while they are looked into: paused, ballooned, saved, restored, rebooted, destroyed.
 
-use crate::checks::{PATIENT, attach, state};
+use crate::checks::{attach, patient, state};
 use crate::guest::Guest;
 use crate::toolstack::{until, uptime, xl};
 use anyhow::{Context, Result, ensure};
@@ -127,7 +127,7 @@ pub(crate) fn survives_whatever_happens(guest: Guest) -> Result<Guest> {
     })?;
     told(&guest, "ballooned to 200 MiB and back", (looks, gaps));
     // Attached before it all, and everything is still read.
-    let tasks = attached.guest.observe(&PATIENT, |view| view.tasks());
+    let tasks = attached.guest.observe(&patient(), |view| view.tasks());
     ensure!(tasks.is_consistent() && tasks.result.is_complete(), "{:?}", tasks.result.gaps);
     let path = format!("/tmp/{}.saved", guest.name);
     let (_, looks, gaps) = meanwhile(&attached, || xl(&["save", &guest.name, &path]))?;
@@ -152,7 +152,7 @@ pub(crate) fn survives_whatever_happens(guest: Guest) -> Result<Guest> {
     ensure!(mappings()? == 0, "{} mappings left", mappings()?);
     let guest = guest.again()?;
     guest.wait_ready()?;
-    let tasks = attach(&guest)?.guest.observe(&PATIENT, |view| view.tasks()).result;
+    let tasks = attach(&guest)?.guest.observe(&patient(), |view| view.tasks()).result;
     ensure!(
         tasks.is_complete() && tasks.items.iter().any(|task| task.comm == "lab-plain"),
         "{:?}",
