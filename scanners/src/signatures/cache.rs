@@ -10,20 +10,18 @@
 
 use super::engine::Hit;
 use super::fingerprint::{Digester, Fingerprint, WindowKey};
+use super::table::{Table, growth, reserve};
 use super::windows::Near;
-use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What an entry costs beside its hits: key and value in the table, at its emptiest.
-const ENTRY_BYTES: usize = 80;
-const WINDOW_BYTES: usize = 96;
-/// What a list of matches costs beside them.
-const LIST_BYTES: usize = 48;
+/// What a verdict of which there is something to say costs beside its hits.
+const KNOWN_BYTES: usize = 96;
 const HIT_BYTES: usize = 96;
 /// Turns after which what nobody asked for makes room.
-const MAX_AGE: u32 = 2;
+const MAX_AGE: u16 = 2;
 
 /// What is known of a region's content.
 #[derive(Clone, Default, Debug)]
@@ -34,8 +32,8 @@ pub(super) struct Known {
     pub(super) sha256: Option<[u8; 32]>,
 }
 
-/// Matches in a window; none where there are none, as in most.
-pub(super) type Places = Option<Arc<Vec<Near>>>;
+/// Matches in a window.
+pub(super) type Places = Box<[Near]>;
 
 /// Verdicts of earlier scans, shared by all guests that are scanned in this process. In it are digests, no content.
 #[derive(Debug)]
@@ -49,17 +47,30 @@ pub struct ScanCache {
 
 #[derive(Default, Debug)]
 struct Tables {
-    regions: HashMap<Fingerprint, Entry<Known>>,
-    windows: HashMap<WindowKey, Entry<Places>>,
-    bytes: usize,
-    turn: u32,
+    regions: Table<Fingerprint, Entry>,
+    /// What the verdicts take of which there is something to say.
+    known_bytes: usize,
+    windows: Table<WindowKey, Span>,
+    /// The matches of all windows.
+    places: Vec<Near>,
+    /// It comes round again: what is old is forgotten before.
+    turn: u16,
 }
 
 #[derive(Debug)]
-struct Entry<T> {
-    value: T,
+struct Entry {
+    /// None where nothing was found and nobody asked for a hash.
+    known: Option<Box<Known>>,
     /// When it was last asked for.
-    turn: u32,
+    turn: u16,
+}
+
+/// Which matches are a window's.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: u32,
+    count: u16,
+    turn: u16,
 }
 
 impl ScanCache {
@@ -76,14 +87,15 @@ impl ScanCache {
 
     /// Bytes that it holds, an upper estimate.
     pub fn len_bytes(&self) -> usize {
-        self.tables().bytes
+        self.tables().bytes()
     }
 
     /// All guests were scanned once more: what none of them had for some turns now makes room when room is needed.
     pub fn end_turn(&self) {
         let mut tables = self.tables();
-        tables.turn = tables.turn.saturating_add(1);
-        if tables.bytes > self.limit_bytes / 2 {
+        tables.turn = tables.turn.wrapping_add(1);
+        // Nothing may become so old that its turn comes again.
+        if tables.bytes() > self.limit_bytes / 2 || tables.turn == 0 {
             tables.forget_old();
         }
     }
@@ -111,44 +123,63 @@ impl ScanCache {
         let turn = tables.turn;
         let entry = tables.regions.get_mut(&key)?;
         entry.turn = turn;
-        Some(entry.value.clone())
+        Some(entry.known.as_deref().cloned().unwrap_or_default())
     }
 
     pub(super) fn put(&self, key: Fingerprint, value: Known) {
         let mut tables = self.tables();
         let (bytes, turn) = (cost(&value), tables.turn);
-        if tables.bytes.saturating_add(bytes) <= self.limit_bytes {
-            tables.bytes = tables.bytes.saturating_add(bytes);
-            if let Some(before) = tables.regions.insert(key, Entry { value, turn }) {
-                tables.bytes = tables.bytes.saturating_sub(cost(&before.value));
-            }
+        let known = (!value.is_nothing()).then(|| Box::new(value));
+        let is_there = tables.regions.get_mut(&key).is_some();
+        let more = tables.regions.bytes_with_one().saturating_sub(tables.regions.bytes());
+        let more = if is_there { bytes } else { bytes.saturating_add(more) };
+        if tables.bytes().saturating_add(more) > self.limit_bytes {
+            return;
         }
+        tables.known_bytes = tables.known_bytes.saturating_add(bytes);
+        if !is_there {
+            return tables.regions.insert(key, Entry { known, turn });
+        }
+        let before =
+            tables.regions.get_mut(&key).and_then(|entry| std::mem::replace(&mut entry.known, known));
+        let before = before.map_or(0, |known| cost(&known));
+        tables.known_bytes = tables.known_bytes.saturating_sub(before);
     }
 
     /// The matches in windows, where they are known.
     pub(super) fn windows(&self, keys: &[WindowKey]) -> Vec<Option<Places>> {
         let mut tables = self.tables();
         let turn = tables.turn;
+        let Tables { windows, places, .. } = &mut *tables;
         let known = |key| {
-            let entry = tables.windows.get_mut(key)?;
-            entry.turn = turn;
-            Some(entry.value.clone())
+            let span = windows.get_mut(key)?;
+            span.turn = turn;
+            places.get(span.range()).map(Places::from)
         };
         keys.iter().map(known).collect()
     }
 
-    pub(super) fn put_windows(&self, windows: Vec<(WindowKey, Places)>) {
+    pub(super) fn put_windows(&self, fresh: Vec<(WindowKey, Places)>) {
         let mut tables = self.tables();
         let turn = tables.turn;
-        for (key, value) in windows {
-            let bytes = window_cost(&value);
-            if tables.bytes.saturating_add(bytes) > self.limit_bytes {
+        for (key, value) in fresh {
+            let Tables { windows, places, .. } = &mut *tables;
+            let (Ok(first), Ok(count)) = (u32::try_from(places.len()), u16::try_from(value.len())) else {
+                return;
+            };
+            // Another thread has searched it as well.
+            if windows.get_mut(&key).is_some() {
+                continue;
+            }
+            let more = growth(places, value.len()).saturating_mul(size_of::<Near>());
+            let more = more.saturating_add(windows.bytes_with_one().saturating_sub(windows.bytes()));
+            if tables.bytes().saturating_add(more) > self.limit_bytes {
                 return;
             }
-            tables.bytes = tables.bytes.saturating_add(bytes);
-            if let Some(before) = tables.windows.insert(key, Entry { value, turn }) {
-                tables.bytes = tables.bytes.saturating_sub(window_cost(&before.value));
-            }
+            let Tables { windows, places, .. } = &mut *tables;
+            windows.insert(key, Span { first, count, turn });
+            reserve(places, value.len());
+            places.extend_from_slice(&value);
         }
     }
 
@@ -157,26 +188,54 @@ impl ScanCache {
     }
 }
 
-impl Tables {
-    fn forget_old(&mut self) {
-        let oldest = self.turn.saturating_sub(MAX_AGE);
-        self.regions.retain(|_, entry| entry.turn >= oldest);
-        self.windows.retain(|_, entry| entry.turn >= oldest);
-        let regions = self.regions.values().map(|entry| cost(&entry.value));
-        let windows = self.windows.values().map(|entry| window_cost(&entry.value));
-        self.bytes = regions.chain(windows).fold(0, usize::saturating_add);
+impl Known {
+    fn is_nothing(&self) -> bool {
+        self.hits.is_empty() && self.sha256.is_none()
     }
 }
 
-fn window_cost(places: &Places) -> usize {
-    let list = places.as_ref().map_or(0, |list| LIST_BYTES.saturating_add(size_of_val(list.as_slice())));
-    WINDOW_BYTES.saturating_add(list)
+impl Span {
+    fn range(&self) -> Range<usize> {
+        let first = usize::try_from(self.first).unwrap_or(usize::MAX);
+        first..first.saturating_add(self.count.into())
+    }
 }
 
+impl Tables {
+    fn bytes(&self) -> usize {
+        let places = self.places.capacity().saturating_mul(size_of::<Near>());
+        [self.regions.bytes(), self.known_bytes, self.windows.bytes(), places]
+            .into_iter()
+            .fold(0, usize::saturating_add)
+    }
+
+    fn forget_old(&mut self) {
+        let turn = self.turn;
+        let is_young = |last: u16| turn.wrapping_sub(last) <= MAX_AGE;
+        self.regions.retain(|entry| is_young(entry.turn));
+        self.windows.retain(|span| is_young(span.turn));
+        let known = self.regions.values_mut().filter_map(|entry| entry.known.as_deref()).map(cost);
+        self.known_bytes = known.fold(0, usize::saturating_add);
+        let count =
+            self.windows.values_mut().map(|span| usize::from(span.count)).fold(0, usize::saturating_add);
+        let before = std::mem::replace(&mut self.places, Vec::with_capacity(count));
+        for span in self.windows.values_mut() {
+            let own = before.get(span.range()).unwrap_or_default();
+            // There were no more of them before.
+            span.first = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+            self.places.extend_from_slice(own);
+        }
+    }
+}
+
+/// What a verdict takes beside its place in the table.
 fn cost(known: &Known) -> usize {
+    if known.is_nothing() {
+        return 0;
+    }
     let of_hit = |hit: &Hit| {
         let names: usize = hit.strings.iter().map(|string| string.name.len().saturating_add(HIT_BYTES)).sum();
         names.saturating_add(HIT_BYTES)
     };
-    known.hits.iter().map(of_hit).fold(ENTRY_BYTES, usize::saturating_add)
+    known.hits.iter().map(of_hit).fold(KNOWN_BYTES, usize::saturating_add)
 }

@@ -4,7 +4,8 @@
 //! while they are in the processor's cache.
 //! *Never*: reads a page twice: what is digested is what is scanned, whatever the guest does meanwhile.
 
-use super::fingerprint::{Digester, Fingerprint, PageDigest};
+use super::fingerprint::{Digester, Fingerprint, HEAD_BYTES, PageDigest};
+use super::heads::{Heads, MAX_RUNS};
 use super::layout::{Layout, Part};
 use boreal::memory::{FragmentedMemory, MemoryParams, Region as Fetched, RegionDescription};
 use lynceus_introspect::{AccessError, Gpa, GuestMemory, Gva, Partial};
@@ -76,7 +77,7 @@ impl Content {
     }
 
     /// Digests whole pages from `from` on, and at the end what is left. Returns how far it came.
-    fn digest(&self, digest: &mut super::fingerprint::Digest<'_>, from: usize, all: bool) -> usize {
+    fn digest(&self, digest: &mut super::fingerprint::Listing<'_>, from: usize, all: bool) -> usize {
         let whole = self.used.saturating_sub(from) & !(PAGE_BYTES as usize - 1);
         let to = if all { self.used } else { from.saturating_add(whole) };
         digest.update(self.bytes.get(from..to).unwrap_or_default());
@@ -171,6 +172,19 @@ impl Content {
             all.get(first..last)
         });
         part.unwrap_or_default()
+    }
+
+    /// How its runs begin; none where there are many.
+    pub(super) fn heads(&self) -> Option<Heads> {
+        let mut heads = Heads::default();
+        if self.runs.len() > MAX_RUNS {
+            return None;
+        }
+        for run in self.run_offsets() {
+            let head = self.bytes(run.start, run.end.min(run.start.saturating_add(HEAD_BYTES as u64)));
+            heads.push(run, head);
+        }
+        Some(heads)
     }
 
     /// Where its runs lie.

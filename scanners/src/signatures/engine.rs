@@ -7,6 +7,7 @@ use super::cache::ScanCache;
 use super::content::Content;
 use super::parts::ByParts;
 use super::rules;
+use super::windows::Fragments;
 use boreal::Scanner;
 use boreal::scanner::{EvaluatedRule, FragmentedScanMode, ScanError, ScanParams};
 use std::collections::HashMap;
@@ -172,15 +173,18 @@ impl ScanEngine for Boreal {
         budget: Duration,
         cache: Option<&ScanCache>,
     ) -> Verdict {
-        let parts = self.parts.as_ref().zip(cache);
-        let fragments =
-            parts.and_then(|(parts, cache)| parts.fragments(content, &self.digest, cache, budget));
-        let by_parts = self.parts.as_ref().zip(fragments.as_deref());
-        if by_parts.is_some_and(|(parts, fragments)| parts.are_quiet(fragments)) {
-            return Verdict::default();
-        }
-        let for_parts = by_parts.and_then(|(parts, _)| parts.scanner(content));
-        let mut scanner = for_parts.unwrap_or_else(|| self.scanner.clone());
+        let by_parts = self.parts.as_ref().zip(cache);
+        let fragments = by_parts.map_or(Fragments::All, |(parts, cache)| {
+            parts.fragments(content, externals, &self.digest, cache, budget)
+        });
+        let fragments = match fragments {
+            Fragments::None => return Verdict::default(),
+            Fragments::These(fragments) => Some(fragments),
+            Fragments::All => None,
+        };
+        let for_parts = self.parts.as_ref().filter(|_| fragments.is_some());
+        let mut scanner =
+            for_parts.and_then(|parts| parts.scanner(content)).unwrap_or_else(|| self.scanner.clone());
         scanner.set_scan_params(params(content, budget));
         if content.is_file() {
             for (name, value) in externals.pairs() {

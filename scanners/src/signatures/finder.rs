@@ -1,19 +1,22 @@
 //! The strings of rules without their conditions: where each of them matches.
 //!
-//! *Does*: compiles beside the rules themselves one rule that has the strings of all of them and whose condition is `any of them`, and
-//! beside that another with the strings whose matches may reach far. One, because each rule costs something whenever anything is searched.
+//! *Does*: compiles beside the rules themselves one rule that has the strings of all of them and whose condition is `any of them`. One,
+//! because each rule costs something whenever anything is searched. Strings whose matches may reach far are in another one, and in the
+//! first by their markers.
 //! *Trusts*: nothing that it has not read back: strings that do not come out of the parser as they went in make it useless, and then
 //! it is not used.
 
-use super::conditions::rules;
+use super::conditions::{Uncertain, rules};
 use super::content::Content;
 use super::engine::MAX_COUNTED;
+use super::markers::marker;
 use super::reach::reach;
 use super::rules::{compiler, params};
 use super::windows::MAX_NEAR_BYTES;
 use boreal::Scanner;
 use boreal::memory::FragmentedMemory;
 use boreal::scanner::{EvaluatedRule, FragmentedScanMode, ScanParams};
+use boreal_parser::file::YaraFile;
 use boreal_parser::rule::VariableDeclaration;
 use std::ops::Range;
 use std::time::Duration;
@@ -27,39 +30,57 @@ pub(super) struct Place {
     pub(super) string: u32,
 }
 
+impl Place {
+    /// The length of what stands for matches of a string somewhere from there on.
+    pub(super) const SIGN: u64 = u64::MAX;
+
+    pub(super) fn is_sign(&self) -> bool {
+        self.len == Place::SIGN
+    }
+}
+
 /// Finds strings.
 #[derive(Debug)]
 pub(super) struct Finder {
-    all: Scanner,
+    /// Those that reach far by their markers.
+    near: Scanner,
     far: Option<Scanner>,
     is_far: Vec<bool>,
+    /// Strings that reach far and have no marker.
+    unmarked: Vec<u32>,
 }
 
 impl Finder {
     /// The strings of these rule files; none if that cannot be done for all of them.
-    pub(super) fn new<'s>(texts: impl Iterator<Item = &'s str>) -> Option<Finder> {
-        let (mut all, mut is_far) = (Vec::new(), Vec::new());
-        for text in texts {
-            let file = boreal_parser::parse(text).ok()?;
-            for string in rules(&file).flat_map(|rule| &rule.variables) {
-                all.push(bare(text, all.len(), string)?);
-                is_far.push(reach(string).is_none_or(|reach| reach > MAX_NEAR_BYTES));
+    pub(super) fn new<'f>(files: impl Iterator<Item = (&'f str, &'f YaraFile)>) -> Option<Finder> {
+        let (mut near, mut far, mut is_far, mut unmarked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (text, file) in files {
+            for string in rules(file).flat_map(|rule| &rule.variables) {
+                let number = u32::try_from(is_far.len()).ok()?;
+                let bare = bare(text, number, string)?;
+                let reaches_far = reach(string).is_none_or(|reach| reach > MAX_NEAR_BYTES);
+                is_far.push(reaches_far);
+                if !reaches_far {
+                    near.push(bare);
+                    continue;
+                }
+                far.push(bare);
+                match marker(string) {
+                    Some(marker) => near.push(format!("$s{number} = {marker}")),
+                    None => unmarked.push(number),
+                }
             }
         }
-        u32::try_from(all.len()).ok()?;
-        let far: Vec<&str> =
-            all.iter().zip(&is_far).filter(|(_, far)| **far).map(|(string, _)| string.as_str()).collect();
         let far = if far.is_empty() { None } else { Some(compile(&far)?) };
-        let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        Some(Finder { all: compile(&all)?, far, is_far })
+        Some(Finder { near: compile(&near)?, far, is_far, unmarked })
     }
 
     pub(super) fn is_far(&self, string: u32) -> bool {
         usize::try_from(string).ok().and_then(|index| self.is_far.get(index)).copied().unwrap_or(true)
     }
 
-    /// Every match in parts of a region; none if there are too many to be sure of all, or too little time.
-    pub(super) fn all(
+    /// Every match in parts of a region, and every marker; none if there are too many to be sure of all, or too little time.
+    pub(super) fn near(
         &self,
         content: &Content,
         parts: &[Range<u64>],
@@ -73,18 +94,13 @@ impl Finder {
 
     /// The same in any pieces of memory.
     pub(super) fn within(&self, memory: impl FragmentedMemory, budget: Duration) -> Option<Vec<Place>> {
-        Finder::find(&self.all, memory, budget)
-    }
-
-    /// Whether no match depends on more than what lies close around its beginning.
-    pub(super) fn is_near(&self) -> bool {
-        self.far.is_none()
+        Finder::find(&self.near, memory, budget)
     }
 
     /// Every match of a string that may reach far, in all of a region.
-    pub(super) fn far(&self, content: &Content, budget: Duration) -> Option<Vec<Place>> {
+    pub(super) fn far(&self, memory: impl FragmentedMemory, budget: Duration) -> Option<Vec<Place>> {
         match &self.far {
-            Some(far) => Finder::find(far, content.fragments(), budget),
+            Some(far) => Finder::find(far, memory, budget),
             None => Some(Vec::new()),
         }
     }
@@ -108,6 +124,16 @@ impl Finder {
     }
 }
 
+impl Uncertain for Finder {
+    fn is_sign(&self, string: u32) -> bool {
+        self.is_far(string)
+    }
+
+    fn anywhere(&self) -> &[u32] {
+        &self.unmarked
+    }
+}
+
 fn take_places(rule: &EvaluatedRule<'_>, places: &mut Vec<Place>) -> Option<()> {
     for string in &rule.matches {
         // The engine stopped to count.
@@ -125,7 +151,7 @@ fn take_places(rule: &EvaluatedRule<'_>, places: &mut Vec<Place>) -> Option<()> 
 }
 
 /// One rule of strings.
-fn compile(strings: &[&str]) -> Option<Scanner> {
+fn compile(strings: &[String]) -> Option<Scanner> {
     let condition = if strings.is_empty() { "false" } else { "any of them" };
     let heading = if strings.is_empty() { "" } else { "strings:" };
     let text = format!("rule found {{ {heading}\n{}\ncondition: {condition} }}", strings.join("\n"));
@@ -136,7 +162,7 @@ fn compile(strings: &[&str]) -> Option<Scanner> {
 }
 
 /// A string's declaration with a number for a name, and public. Read back, it must be what it was.
-fn bare(text: &str, index: usize, string: &VariableDeclaration) -> Option<String> {
+fn bare(text: &str, number: u32, string: &VariableDeclaration) -> Option<String> {
     let declared = text.get(string.span.clone())?;
     let (_, value) = declared.split_once('=')?;
     let mut value = value.to_owned();
@@ -144,14 +170,14 @@ fn bare(text: &str, index: usize, string: &VariableDeclaration) -> Option<String
         let at = value.rfind("private")?;
         value.replace_range(at..at.saturating_add("private".len()), "");
     }
-    let bare = format!("$s{index} = {value}");
+    let bare = format!("$s{number} = {value}");
     let read = boreal_parser::parse(&format!("rule r {{ strings: {bare}\ncondition: any of them }}")).ok()?;
     let [read] = &rules(&read).next()?.variables[..] else { return None };
     let mut modifiers = string.modifiers.clone();
     modifiers.private = false;
     // Where a regular expression stands in its file is part of what the parser gives.
     let same = reach(read) == reach(string) && same_value(&read.value, &string.value);
-    (same && read.modifiers == modifiers && read.name == format!("s{index}")).then_some(bare)
+    (same && read.modifiers == modifiers && read.name == format!("s{number}")).then_some(bare)
 }
 
 fn same_value(

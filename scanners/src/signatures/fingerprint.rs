@@ -10,8 +10,8 @@
 //!
 //! *Trusts*: the host's random numbers. *Never*: shows a digest or a key to anybody: that is what NH's promise rests on.
 
-use super::finder::Place;
 use super::layout::Layout;
+use super::table::Digest;
 use lynceus_introspect::backend::carryless::{self, Carryless, Sums};
 
 const PAGE_BYTES: usize = carryless::BYTES;
@@ -23,11 +23,11 @@ const PAGE_PAIRS: usize = PAGE_BYTES / 16;
 
 /// What stands for a region's content, its layout, and how it is scanned.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Fingerprint(u128);
+pub(super) struct Fingerprint([u64; 2]);
 
 /// What stands for a window of a region and what its matches depend on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct WindowKey([u128; 2]);
+pub(super) struct WindowKey([u64; 4]);
 
 /// What a window's matches depend on.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,18 @@ pub(super) struct PageDigest {
     sums: Sums,
     /// Its last bytes, as they are.
     tail: u128,
+}
+
+impl Digest for Fingerprint {
+    fn mark(&self) -> u64 {
+        self.0[0]
+    }
+}
+
+impl Digest for WindowKey {
+    fn mark(&self) -> u64 {
+        self.0[0] ^ self.0[1]
+    }
 }
 
 impl PageDigest {
@@ -114,9 +126,9 @@ impl Digester {
     }
 
     /// Begins a digest, in memory of an earlier one.
-    pub(super) fn begin(&self, mut pages: Vec<PageDigest>) -> Digest<'_> {
+    pub(super) fn begin(&self, mut pages: Vec<PageDigest>) -> Listing<'_> {
         pages.clear();
-        Digest { digester: self, pages }
+        Listing { digester: self, pages }
     }
 
     /// The digest of a page of zeros.
@@ -143,39 +155,24 @@ impl Digester {
             rules,
             other_rules,
         ];
-        WindowKey(nh(&self.window_key, pairs.into_iter()))
+        let [one, other] = nh(&self.window_key, pairs.into_iter());
+        WindowKey([one as u64, (one >> 64) as u64, other as u64, (other >> 64) as u64])
     }
 
     /// Makes a fingerprint that holds for certain circumstances only.
     pub(super) fn within(&self, content: Fingerprint, circumstances: &[&[u8]]) -> Fingerprint {
         let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
-        hasher.update(b"within").update(&content.0.to_le_bytes());
+        hasher.update(b"within");
+        content.0.iter().for_each(|half| _ = hasher.update(&half.to_le_bytes()));
         for part in circumstances {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         short(&hasher)
     }
 
-    /// What stands for all matches in a region of this layout, whatever its bytes are.
-    pub(super) fn matches(&self, layout: &Layout, places: &[Place]) -> Fingerprint {
-        let mut hasher = self.of_layout(b"matches", layout, layout.runs().into_iter());
-        hasher.update(&(places.len() as u64).to_le_bytes());
-        for place in places {
-            for number in [place.offset, place.len, place.string.into()] {
-                hasher.update(&number.to_le_bytes());
-            }
-        }
-        short(&hasher)
-    }
-
-    fn of_layout(
-        &self,
-        what: &[u8],
-        layout: &Layout,
-        runs: impl Iterator<Item = (u64, u64)>,
-    ) -> blake3::Hasher {
+    fn of_layout(&self, layout: &Layout, runs: impl Iterator<Item = (u64, u64)>) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
-        hasher.update(what).update(&[u8::from(layout.is_file)]);
+        hasher.update(b"region").update(&[u8::from(layout.is_file)]);
         for number in [layout.region_bytes(), layout.own_bytes] {
             hasher.update(&number.to_le_bytes());
         }
@@ -241,12 +238,12 @@ fn nh(key: &[[u64; 2]], pairs: impl Iterator<Item = u128>) -> [u128; 2] {
 }
 
 /// A digest that is being made.
-pub(super) struct Digest<'d> {
+pub(super) struct Listing<'d> {
     digester: &'d Digester,
     pages: Vec<PageDigest>,
 }
 
-impl Digest<'_> {
+impl Listing<'_> {
     /// Digests whole pages, or the end.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         let mut pages = bytes.chunks_exact(PAGE_BYTES);
@@ -273,7 +270,7 @@ impl Digest<'_> {
         layout: &Layout,
         runs: impl Iterator<Item = (u64, u64)>,
     ) -> (Fingerprint, Vec<PageDigest>) {
-        let mut hasher = self.digester.of_layout(b"region", layout, runs);
+        let mut hasher = self.digester.of_layout(layout, runs);
         self.digester.update_pages(&mut hasher, &self.pages);
         (short(&hasher), self.pages)
     }
@@ -287,9 +284,9 @@ fn is_zero(page: &[u8]) -> bool {
 }
 
 fn short(hasher: &blake3::Hasher) -> Fingerprint {
-    let mut bytes = [0; 16];
-    hasher.finalize_xof().fill(&mut bytes);
-    Fingerprint(u128::from_le_bytes(bytes))
+    let mut halves = [[0; 8]; 2];
+    hasher.finalize_xof().fill(halves.as_flattened_mut());
+    Fingerprint(halves.map(u64::from_le_bytes))
 }
 
 #[cfg(test)]

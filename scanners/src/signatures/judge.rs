@@ -9,8 +9,8 @@ use super::finder::Place;
 use super::fingerprint::Fingerprint;
 use super::hashes::{HashList, Listed};
 use super::keeper::Keeper;
-use super::parts::{ByParts, OfPages};
-use super::pending::{self, Pending, Waiting};
+use super::parts::ByParts;
+use super::pending::{Pending, Waiting};
 use super::sketch::{Scratch, Seen, Sketch};
 use super::walk::Job;
 use super::{Rules, Summary, tell};
@@ -82,40 +82,28 @@ impl Bench<'_> {
 
     /// Scans what was put off.
     pub(super) fn settle(&self, desk: &mut Desk, take: &mut dyn FnMut(Done)) {
-        let of_pages = self.rules.parts().and_then(ByParts::of_pages);
-        let (Some(cache), Some(of_pages)) = (self.cache, of_pages) else { return };
+        let (Some(cache), Some(parts)) = (self.cache, self.rules.parts()) else { return };
         let budget = self.budget(desk.pending.len_bytes() as u64);
-        for (waiting, places) in desk.pending.search(of_pages.finder, cache, budget) {
-            take(self.by_matches(waiting, places, (cache, of_pages), &mut desk.content));
+        for (waiting, places) in desk.pending.search(parts.finder(), cache, budget) {
+            take(self.by_matches(waiting, places, (cache, parts), &mut desk.content));
         }
     }
 
-    /// Judges a region whose matches are known by these, where that can be done; otherwise it is copied.
+    /// Judges a region whose matches are known by these, where no rule may hold; otherwise it is copied.
     fn by_matches(
         &self,
         waiting: Waiting,
         places: Option<Vec<Place>>,
-        (cache, of_pages): (&ScanCache, OfPages<'_>),
+        (cache, parts): (&ScanCache, &ByParts),
         content: &mut Content,
     ) -> Done {
-        let Waiting { mut job, key, present_bytes, .. } = waiting;
-        let places = places.filter(|places| of_pages.by_matches || places.is_empty());
-        let is_silent = of_pages.is_quiet && places.as_ref().is_some_and(Vec::is_empty);
-        let matches_key = places
-            .filter(|_| !is_silent)
-            .map(|places| self.circumstances(cache.digester().matches(&job.layout, &places), &job));
-        let known =
-            if is_silent { Some(Known::default()) } else { matches_key.and_then(|key| cache.get(key)) };
-        let Some(known) = known.filter(|known| known.hits.is_empty()) else {
-            let done = self.whole(job, content);
-            // What the rules say of that very content they say wherever there are the same matches.
-            let is_silent = || cache.get(key).is_some_and(|known| known.hits.is_empty());
-            if let Some(matches_key) = matches_key.filter(|_| is_silent()) {
-                cache.put(matches_key, Known::default());
-            }
-            return done;
-        };
+        let Waiting { mut job, key, present_bytes, pages } = waiting;
+        let file = job.layout.is_file.then(|| (job.layout.region_bytes(), &job.externals));
+        if places.is_none_or(|places| parts.may_match(&places, pages.heads.as_ref(), file)) {
+            return self.whole(job, content);
+        }
         let mut done = Done { index: job.index, ..Done::default() };
+        let known = Known::default();
         self.account(&mut done, &mut job, &known, present_bytes);
         cache.put(key, known);
         done
@@ -181,10 +169,9 @@ impl Bench<'_> {
 
     /// A region of which some pages are new has only those searched, where that may be all that it takes.
     fn later(&self, job: Job, key: Fingerprint, sketch: &Sketch, desk: &mut Desk) -> Again {
-        let of_pages = self.rules.parts().and_then(ByParts::of_pages);
-        let (Some(cache), Some(of)) = (self.cache, of_pages) else { return Again::Not(job) };
-        let known = pending::Known { cache, rules: self.rules.digest(), of };
-        match desk.pending.take_pages(self.memory, &job.layout, &desk.scratch, known) {
+        let Some(cache) = self.cache.filter(|_| self.rules.parts().is_some()) else { return Again::Not(job) };
+        let rules = self.rules.digest();
+        match desk.pending.take_pages(self.memory, &job.layout, &desk.scratch, cache, rules) {
             Some(pages) => Again::Later(Waiting { job, key, present_bytes: sketch.present_bytes, pages }),
             None => Again::Not(job),
         }

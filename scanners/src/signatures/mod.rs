@@ -17,11 +17,15 @@
 mod cache;
 mod conditions;
 mod content;
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod decide_tests;
 mod engine;
 mod finder;
 mod fingerprint;
 mod frames;
 mod hashes;
+mod heads;
 mod judge;
 mod keeper;
 mod layout;
@@ -30,6 +34,7 @@ mod libyara;
 #[cfg(all(test, feature = "libyara"))]
 #[allow(clippy::indexing_slicing)]
 mod libyara_tests;
+mod markers;
 mod parts;
 mod paths;
 mod pending;
@@ -47,6 +52,7 @@ mod sketch;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]
 mod sketch_tests;
+mod table;
 mod tell;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]
@@ -215,8 +221,9 @@ pub fn scan(
     progress: &mut dyn FnMut(Progress),
 ) -> (Partial<Finding>, Summary) {
     let Wanted { rules, hashes, cache, keep, .. } = *wanted;
-    let seen = cache
-        .map_or_else(Seen::default, |cache| Seen::new(cache.knows_something()).expecting(cache.frames()));
+    // Worth reading a region before it is copied: verdicts of it, or pages of it that were searched elsewhere.
+    let is_worth = |cache: &ScanCache| cache.knows_something() || rules.parts().is_some();
+    let seen = cache.map_or_else(Seen::default, |cache| Seen::new(is_worth(cache)).expecting(cache.frames()));
     let bench = Bench { memory: &**guest.memory(), rules, hashes, cache, keep, seen, cut: AtomicU32::new(0) };
     let (mut found, summary) = pool::run(&bench, wanted.threads, progress, |hand_on| {
         let mut walker = Walker::new(guest, options, hand_on);

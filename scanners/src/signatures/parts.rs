@@ -5,71 +5,76 @@
 //! *Never*: judges by parts what can only be judged as a whole: then the region is scanned as it is.
 
 use super::cache::ScanCache;
-use super::conditions::{self, Asked, FILE_SIZE};
+use super::conditions::{self, Asked, Conditions, FILE_SIZE, Facts, Uncertain};
 use super::content::Content;
-use super::finder::Finder;
+use super::engine::Externals;
+use super::finder::{Finder, Place};
+use super::heads::Heads;
 use super::rules::compiler;
-use super::windows;
+use super::windows::{self, Fragments};
 use boreal::Scanner;
 use boreal_parser::file::YaraFile;
-use std::ops::Range;
 use std::time::Duration;
 
 /// What it takes to judge regions by parts.
 #[derive(Debug)]
 pub(super) struct ByParts {
     finder: Finder,
+    conditions: Conditions,
     asked: Asked,
     /// The rules with another name for `filesize`, where they ask for it and that can be done.
     for_files: Option<Scanner>,
 }
 
-/// What can be said of a region by its matches alone.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OfPages<'p> {
-    pub(super) finder: &'p Finder,
-    /// No rule holds where nothing matches.
-    pub(super) is_quiet: bool,
-    /// Which rules hold depends on nothing else.
-    pub(super) by_matches: bool,
-}
-
 impl ByParts {
     /// For rules with these namespaces and texts; none if their strings cannot be found alone.
     pub(super) fn new<'s>(texts: impl Iterator<Item = (&'s str, &'s str)> + Clone) -> Option<ByParts> {
-        let files: Vec<YaraFile> =
-            texts.clone().map(|(_, text)| boreal_parser::parse(text)).collect::<Result<_, _>>().ok()?;
-        let asked = Asked::by(files.iter());
-        let finder = Finder::new(texts.clone().map(|(_, text)| text))?;
+        let read = |(_, text)| boreal_parser::parse(text).map(|file| (text, file));
+        let files: Vec<(&str, YaraFile)> = texts.clone().map(read).collect::<Result<_, _>>().ok()?;
+        let asked = Asked::by(files.iter().map(|(_, file)| file));
+        let finder = Finder::new(files.iter().map(|(text, file)| (*text, file)))?;
+        let conditions = Conditions::new(&files, &finder, asked.magics.clone());
         let for_files = if asked.of_sizes { with_sizes_told(texts) } else { None };
-        Some(ByParts { finder, asked, for_files })
+        Some(ByParts { finder, conditions, asked, for_files })
     }
 
-    /// Fragments of a region on which the rules' verdict is that of the whole; none if it must be scanned as it is.
+    /// What finds the strings of the rules.
+    pub(super) fn finder(&self) -> &Finder {
+        &self.finder
+    }
+
+    /// Whether a rule may hold in a region with these matches and markers, which begins so; of a file its size and its names count.
+    pub(super) fn may_match(
+        &self,
+        places: &[Place],
+        heads: Option<&Heads>,
+        file: Option<(u64, &Externals)>,
+    ) -> bool {
+        self.conditions.may_match(&Facts { places, uncertain: &self.finder, heads, file })
+    }
+
+    /// Fragments of a region on which the rules' verdict is that of the whole.
     pub(super) fn fragments(
         &self,
         content: &Content,
+        externals: &Externals,
         rules: &[u8; blake3::OUT_LEN],
         cache: &ScanCache,
         budget: Duration,
-    ) -> Option<Vec<Range<u64>>> {
+    ) -> Fragments {
+        let heads = content.heads();
+        let file = content.is_file().then(|| (content.all().len() as u64, externals));
+        let may_match = |places: &[Place], uncertain: &dyn Uncertain| {
+            self.conditions.may_match(&Facts { places, uncertain, heads: heads.as_ref(), file })
+        };
         let lacks_size = self.asked.of_sizes && self.for_files.is_none();
-        if content.is_file() && (self.asked.of_whole_files || lacks_size) {
-            return None;
+        let all = content.is_file() && (self.asked.of_whole_files || lacks_size);
+        let search =
+            windows::Search { finder: &self.finder, magics: self.conditions.magics(), rules, cache, budget };
+        match search.fragments(content, &may_match) {
+            Fragments::These(_) if all => Fragments::All,
+            other => other,
         }
-        windows::fragments(content, &self.finder, self.asked.of_programs, rules, cache, budget)
-    }
-
-    /// Whether no rule holds where these are all fragments: nothing matches, and each wants a match.
-    pub(super) fn are_quiet(&self, fragments: &[Range<u64>]) -> bool {
-        fragments.is_empty() && !self.asked.of_nothing
-    }
-
-    /// What finds the strings in some pages, where none reaches far and something can be said of a region by its matches alone.
-    pub(super) fn of_pages(&self) -> Option<OfPages<'_>> {
-        let (is_quiet, by_matches) = (!self.asked.of_nothing, !self.asked.of_bytes);
-        let is_of_use = self.finder.is_near() && (is_quiet || by_matches);
-        is_of_use.then_some(OfPages { finder: &self.finder, is_quiet, by_matches })
     }
 
     /// The rules that fragments of a region are judged by, where they are others than for the whole.

@@ -9,11 +9,11 @@
 use super::cache::{Places, ScanCache};
 use super::finder::{Finder, Place};
 use super::fingerprint::{Digester, Fingerprint, HEAD_BYTES, PageDigest, TAIL_BYTES, WindowKey};
+use super::heads::{Heads, MAX_RUNS};
 use super::layout::Layout;
-use super::parts::OfPages;
 use super::sketch::Scratch;
 use super::walk::Job;
-use super::windows::{Window, cut, keys, remembered, within};
+use super::windows::{Window, cut, keys, listed, remembered, within};
 use boreal::memory::{FragmentedMemory, MemoryParams, Region as Fetched, RegionDescription};
 use lynceus_introspect::GuestMemory;
 use std::collections::HashMap;
@@ -24,9 +24,8 @@ const PAGE_BYTES: usize = 4096;
 /// Bytes and regions that wait before they are searched.
 const MAX_BYTES: usize = 512 << 10;
 const MAX_REGIONS: usize = 256;
-/// A region of at least so many pages of which more than a part is new is scanned whole.
-const MANY_PAGES: usize = 16;
-const MIN_GAIN: usize = 3;
+/// A region of which more pages are new is scanned whole.
+const MAX_NEW_PAGES: usize = 2048;
 
 /// A region whose new pages wait to be searched.
 #[derive(Debug)]
@@ -46,15 +45,8 @@ pub(super) struct Pages {
     known: Vec<Place>,
     /// Which of the pages that wait are its own, or equal to its own, and where they begin in it.
     new: Vec<(usize, u64)>,
-}
-
-/// What a region's pages are known by.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Known<'k> {
-    pub(super) cache: &'k ScanCache,
-    /// Of the rules.
-    pub(super) rules: &'k [u8; blake3::OUT_LEN],
-    pub(super) of: OfPages<'k>,
+    /// How its runs begin; none where there are many.
+    pub(super) heads: Option<Heads>,
 }
 
 /// Regions that wait, and their pages.
@@ -87,28 +79,35 @@ impl Pending {
         self.bytes.len() >= MAX_BYTES || self.regions.len() >= MAX_REGIONS
     }
 
-    /// Takes in the new pages of a region that was sketched just now; none where it is to be scanned whole. Whether known
-    /// matches are of use is for the caller to say.
+    /// Takes in the new pages of a region that was sketched just now; none where it is to be scanned whole.
     pub(super) fn take_pages(
         &mut self,
         memory: &dyn GuestMemory,
         layout: &Layout,
         scratch: &Scratch,
-        known: Known<'_>,
+        cache: &ScanCache,
+        rules: &[u8; blake3::OUT_LEN],
     ) -> Option<Pages> {
-        let digester = known.cache.digester();
-        let windows = cut(layout.runs().into_iter().map(|(offset, len)| offset..offset.saturating_add(len)))?;
-        let keys = keys(&windows, scratch.digests(), digester, known.rules)?;
-        let found = known.cache.windows(&keys);
-        if !known.of.by_matches && found.iter().flatten().any(Option::is_some) {
-            return None;
-        }
+        let digester = cache.digester();
+        let runs = layout.runs();
+        let has_heads = runs.len() <= MAX_RUNS;
+        let windows = cut(runs.into_iter().map(|(offset, len)| offset..offset.saturating_add(len)))?;
+        let keys = keys(&windows, scratch.digests(), digester, rules)?;
+        let found = cache.windows(&keys);
         let new = found.iter().filter(|found| found.is_none()).count();
-        if windows.len() >= MANY_PAGES && new.saturating_mul(MIN_GAIN) > windows.len() {
+        if new > MAX_NEW_PAGES {
             return None;
         }
         let copier = Copier { memory, scratch, digester };
-        let mut pages = Pages { known: Vec::new(), new: Vec::with_capacity(new) };
+        let mut heads = Heads::default();
+        if has_heads {
+            windows
+                .iter()
+                .filter(|window| window.begins_run())
+                .try_for_each(|window| copier.head(window, &mut heads))?;
+        }
+        let heads = has_heads.then_some(heads);
+        let mut pages = Pages { known: Vec::new(), new: Vec::with_capacity(new), heads };
         let mut last = None;
         for ((window, key), found) in windows.iter().zip(keys).zip(&found) {
             if let Some(places) = found {
@@ -165,14 +164,16 @@ impl Pending {
     ) -> Vec<(Waiting, Option<Vec<Place>>)> {
         let memory = Parts { bytes: &self.bytes, parts: &self.parts, next: 0 };
         let found = finder.within(memory, budget);
-        let of_page =
-            |page: &Range<usize>| remembered(places_in(found.as_ref()?, page).iter(), page.start as u64);
+        let of_page = |page: &Range<usize>| listed(places_in(found.as_ref()?, page), page.start as u64);
         let found: Vec<Option<Places>> = self.pages.iter().map(|(page, _)| of_page(page)).collect();
-        let fresh =
-            self.pages.iter().zip(&found).filter_map(|((_, key), found)| Some((*key, found.clone()?)));
+        let fresh = self
+            .pages
+            .iter()
+            .zip(&found)
+            .filter_map(|((_, key), found)| Some((*key, found.as_ref().and_then(remembered)?)));
         cache.put_windows(fresh.collect());
         let regions = self.regions.drain(..).map(|mut waiting| {
-            let places = std::mem::take(&mut waiting.pages).all(&found);
+            let places = waiting.pages.all(&found);
             (waiting, places)
         });
         let regions = regions.collect();
@@ -191,10 +192,10 @@ impl Pending {
 
 impl Pages {
     /// All matches of the region, in ascending order; none where of a page they are not known.
-    fn all(self, found: &[Option<Places>]) -> Option<Vec<Place>> {
-        let mut all = self.known;
-        for (page, start) in self.new {
-            all.extend(within(found.get(page)?.as_ref()?, start));
+    fn all(&mut self, found: &[Option<Places>]) -> Option<Vec<Place>> {
+        let mut all = std::mem::take(&mut self.known);
+        for (page, start) in &self.new {
+            all.extend(within(found.get(*page)?.as_ref()?, *start));
         }
         all.sort_unstable();
         Some(all)
@@ -215,6 +216,16 @@ struct Copier<'c> {
 }
 
 impl Copier<'_> {
+    /// The first bytes of the run that a window begins; none if they are not any more what the sketch was made of.
+    fn head(&self, window: &Window, heads: &mut Heads) -> Option<()> {
+        let mut bytes = [0; HEAD_BYTES];
+        self.scratch.copy_page(self.memory, window.page, &mut bytes)?;
+        let is_same = self.digester.is_head_of(&bytes, self.scratch.digests().get(window.page)?);
+        let len = usize::try_from(window.len_bytes()).ok()?.min(HEAD_BYTES);
+        heads.push(window.run.clone(), bytes.get(..len)?);
+        is_same.then_some(())
+    }
+
     /// A window's page and what lies around it; none if it is not any more what the sketch was made of.
     fn copy(&self, window: &Window) -> Option<Copied> {
         let pages = self.scratch.digests();

@@ -6,6 +6,7 @@ use super::content::Content;
 use super::engine::{Externals, Verdict};
 use super::layout::{Layout, Part};
 use super::tests::{Flat, folder};
+use super::windows::Fragments;
 use lynceus_introspect::{Gpa, Partial};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -136,7 +137,7 @@ impl Region {
     }
 
     /// The same for a file, of which so many bytes of the last page are none.
-    fn of_file(mut self, cut: usize) -> Region {
+    pub(super) fn of_file(mut self, cut: usize) -> Region {
         let end = (PAGES * PAGE - cut) as u64;
         (self.layout.start, self.layout.end, self.layout.own_bytes, self.layout.is_file) =
             (0, end, end, true);
@@ -153,12 +154,12 @@ impl Region {
     }
 }
 
-struct Scanner {
+pub(super) struct Scanner {
     rules: Rules,
     content: Content,
-    /// How often fragments were enough, and how often there were none and no rule wanted to be asked.
-    by_fragments: usize,
-    by_silence: usize,
+    /// How often parts were enough, and how often no rule wanted to be asked.
+    by_parts: usize,
+    pub(super) by_silence: usize,
 }
 
 /// Rules for regions that are scanned again, of which none is bad.
@@ -170,20 +171,21 @@ pub(super) fn rules_of(text: &str) -> Rules {
 }
 
 impl Scanner {
-    fn new(text: &str) -> Scanner {
-        Scanner { rules: rules_of(text), content: Content::default(), by_fragments: 0, by_silence: 0 }
+    pub(super) fn new(text: &str) -> Scanner {
+        Scanner { rules: rules_of(text), content: Content::default(), by_parts: 0, by_silence: 0 }
     }
 
-    fn scan(&mut self, region: &Region, cache: Option<&ScanCache>) -> Verdict {
+    pub(super) fn scan(&mut self, region: &Region, cache: Option<&ScanCache>) -> Verdict {
         let memory = Flat::new(&region.bytes);
         let digester = cache.map(ScanCache::digester);
         let mut gaps = Partial::<()>::default();
         self.content.fill(&memory, &region.layout, digester, &mut gaps);
         assert!(gaps.is_complete());
         if let (Some(cache), Some(parts)) = (cache, self.rules.parts()) {
-            let fragments = parts.fragments(&self.content, self.rules.digest(), cache, BUDGET);
-            self.by_fragments += usize::from(fragments.is_some());
-            self.by_silence += usize::from(fragments.is_some_and(|fragments| parts.are_quiet(&fragments)));
+            let names = Externals::default();
+            let fragments = parts.fragments(&self.content, &names, self.rules.digest(), cache, BUDGET);
+            self.by_parts += usize::from(!matches!(fragments, Fragments::All));
+            self.by_silence += usize::from(matches!(fragments, Fragments::None));
         }
         let own = region.layout.own_bytes;
         self.rules.engine().scan(&self.content, &Externals::default(), own, BUDGET, cache)
@@ -205,8 +207,8 @@ fn writes(count: usize) -> impl Strategy<Value = Vec<(usize, usize)>> {
 fn rescans_say_what_full_scans_say() {
     for text in &sets() {
         for is_file in [false, true] {
-            let by_fragments = rescans(text, is_file).by_fragments;
-            assert!(by_fragments > 100, "only {by_fragments} verdicts came from fragments: {text}");
+            let by_parts = rescans(text, is_file).by_parts;
+            assert!(by_parts > 100, "only {by_parts} verdicts came from parts: {text}");
         }
     }
 }
@@ -220,7 +222,8 @@ fn rules_that_want_a_match_are_not_asked_without_one() {
             let cache = ScanCache::new(1 << 20).expect("random numbers");
             let full = scanner.scan(&region, None);
             assert_eq!(scanner.scan(&region, Some(&cache)), full);
-            assert_eq!((scanner.by_fragments, scanner.by_silence), (1, usize::from(is_quiet)), "{text}");
+            let so_many = usize::from(is_quiet);
+            assert_eq!((scanner.by_parts, scanner.by_silence), (so_many, so_many), "{text}");
             assert_eq!(full.hits.is_empty(), is_quiet);
         }
     }
@@ -262,7 +265,7 @@ fn floods_are_scanned_as_they_are() {
         assert!(full.hits.iter().any(|hit| hit.rule.name == "many"));
         assert_eq!(scanner.scan(&region, Some(&cache)), full);
     }
-    assert_eq!(scanner.by_fragments, 0);
+    assert_eq!(scanner.by_parts, 0);
 }
 
 /// Nothing is kept that there is no room for, and what nobody asks for any more makes room.
@@ -290,10 +293,10 @@ fn a_fragment_is_no_program_where_the_region_is_none() {
         let cache = ScanCache::new(1 << 20).expect("random numbers");
         let mut region = Region::new(&[3], 0);
         region.write(at, header);
-        let before = scanner.by_fragments;
+        let before = scanner.by_parts;
         let verdict = scanner.scan(&region, Some(&cache));
         let machine = verdict.hits.iter().any(|hit| hit.rule.name == "machine");
-        assert_eq!((machine, scanner.by_fragments > before), (is_program, true), "{verdict:?}");
+        assert_eq!((machine, scanner.by_parts > before), (is_program, true), "{verdict:?}");
         assert_eq!(verdict, scanner.scan(&region, None));
     }
 }
@@ -318,7 +321,7 @@ fn what_reaches_into_the_next_page_is_found_again() {
             let full = scanner.scan(&region, None);
             assert_eq!(full.hits.len(), usize::from(number > 0 && characters <= 490));
             assert_eq!(scanner.scan(&region, Some(&cache)), full, "{characters} {begins_later}");
-            assert_eq!(scanner.by_fragments, number + 1, "by windows");
+            assert_eq!(scanner.by_parts, number + 1, "by windows");
         }
     }
 }
@@ -335,5 +338,5 @@ fn what_lies_before_a_page_counts() {
         assert_eq!(full.hits.len(), usize::from(is_word));
         assert_eq!(scanner.scan(&region, Some(&cache)), full);
     }
-    assert_eq!(scanner.by_fragments, 2, "by windows");
+    assert_eq!(scanner.by_parts, 2, "by windows");
 }

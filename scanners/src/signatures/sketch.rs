@@ -23,8 +23,8 @@ const PATIENCE_BYTES: u64 = 4 << 20;
 #[derive(Default, Debug)]
 pub(super) struct Seen {
     frames: Mutex<Frames>,
-    /// Whether there are verdicts of an earlier scan: then it is worth reading a region only to know it again.
-    is_rescan: bool,
+    /// Whether it is worth reading a region only to know it, or pages of it, again.
+    is_worth: bool,
     gained_bytes: AtomicU64,
     lost_bytes: AtomicU64,
 }
@@ -64,8 +64,8 @@ enum Page {
 }
 
 impl Seen {
-    pub(super) fn new(is_rescan: bool) -> Seen {
-        Seen { is_rescan, ..Seen::default() }
+    pub(super) fn new(is_worth: bool) -> Seen {
+        Seen { is_worth, ..Seen::default() }
     }
 
     /// With room for so many frames.
@@ -131,7 +131,7 @@ impl Seen {
 
     fn may_read(&self) -> bool {
         let gained = self.gained_bytes.load(Ordering::Relaxed).saturating_add(PATIENCE_BYTES);
-        self.is_rescan && self.lost_bytes.load(Ordering::Relaxed) <= gained
+        self.is_worth && self.lost_bytes.load(Ordering::Relaxed) <= gained
     }
 
     /// Looks up what is known of pages.

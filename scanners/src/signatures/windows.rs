@@ -1,19 +1,20 @@
 //! A region of which little changed: only what changed is searched, and only what surrounds matches is judged.
 //!
 //! *Does*: cuts the runs of a region into windows of a page and remembers which strings match in each, by a digest of the window and of
-//! what its matches can depend on: some bytes before it and the head of the page behind it. A region that is not as it was is then searched in the windows
-//! that are not known; its verdict comes from the rules themselves, over fragments of the region that hold every match. Strings
-//! whose matches may reach far are searched for in the whole region. A file is such a region as well: one run, holes as zeros.
+//! what its matches can depend on: some bytes before it and the head of the page behind it. A region that is not as it was is then
+//! searched in the windows that are not known. Where a rule may hold then, its verdict comes from the rules themselves, over fragments of
+//! the region that hold every match. Strings whose matches may reach far are searched for in the whole region where their markers are in
+//! it. A file is such a region as well: one run, holes as zeros.
 //! *Trusts*: nothing: before a verdict is taken from fragments, they are searched for all strings, and must hold the very matches that
 //! are known of the region. Otherwise all of it is scanned. Conditions that read bytes of the region read the whole region.
 //! *Never*: remembers a window in which the engine stopped counting, or cuts a program into pieces where rules take programs apart.
 
 use super::cache::{Places, ScanCache};
+use super::conditions::{Certain, Uncertain};
 use super::content::Content;
 use super::finder::{Finder, Place};
 use super::fingerprint::{Digester, HEAD_BYTES, PageDigest, Surroundings, TAIL_BYTES, WindowKey};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A window is a page: whatever is mapped or cached of the same file is cut alike.
@@ -24,32 +25,44 @@ const AROUND_BYTES: u64 = TAIL_BYTES as u64;
 const BEHIND_BYTES: u64 = HEAD_BYTES as u64;
 /// The longest match of which that is true.
 pub(super) const MAX_NEAR_BYTES: u64 = BEHIND_BYTES - AROUND_BYTES;
-/// Matches in a window that are remembered; one with more is searched again each time.
-const MAX_PLACES: usize = 64;
+/// Matches in a window that are remembered; of one with more it is which strings match.
+const MAX_PLACES: usize = 24;
+/// Strings that are remembered so; a window with more is searched again each time.
+const MAX_SIGNS: usize = 256;
+/// The length of what stands for some matches of a string in a window, wherever they are.
+const SIGN: u64 = FIELD;
+/// The largest number of twelve bits.
+const FIELD: u64 = (1 << 12) - 1;
 /// A smaller region is scanned as it is: to start the engine some times over costs more.
 const MIN_REGION_BYTES: u64 = 64 << 10;
 /// A region whose fragments are more than a part of it is scanned as it is.
 const MIN_GAIN: u64 = 3;
-/// What modules take for a program when a region begins with it: PE, ELF, DEX, Mach-O.
-const MAGICS: [&[u8]; 9] = [
-    b"MZ",
-    b"\x7fELF",
-    b"dex\n",
-    b"\xfe\xed\xfa\xce",
-    b"\xfe\xed\xfa\xcf",
-    b"\xce\xfa\xed\xfe",
-    b"\xcf\xfa\xed\xfe",
-    b"\xca\xfe\xba\xbe",
-    b"\xbe\xba\xfe\xca",
-];
-
-/// A match that begins in a window.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Near {
-    string: u32,
-    at: u16,
-    len: u16,
+/// What a region's verdict follows from.
+#[derive(Debug)]
+pub(super) enum Fragments {
+    /// No rule may hold.
+    None,
+    /// These parts of it, and no less.
+    These(Vec<Range<u64>>),
+    /// All of it.
+    All,
 }
+
+/// What regions are searched with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Search<'s> {
+    pub(super) finder: &'s Finder,
+    /// How programs begin that rules take apart.
+    pub(super) magics: &'s [&'static [u8]],
+    /// Digest of the rules.
+    pub(super) rules: &'s [u8; blake3::OUT_LEN],
+    pub(super) cache: &'s ScanCache,
+    pub(super) budget: Duration,
+}
+
+/// A match that begins in a window: 24 bits for the string, 12 for where it begins, 12 for how long it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Near([u8; 6]);
 
 /// A page of a run.
 #[derive(Clone, Debug)]
@@ -126,81 +139,150 @@ impl Window {
         self.run.end.saturating_sub(self.span.end).min(BEHIND_BYTES)
     }
 
+    /// Whether it is the first of its run.
+    pub(super) fn begins_run(&self) -> bool {
+        self.span.start == self.run.start
+    }
+
     /// Whether it is the page behind another in the same run.
     pub(super) fn follows(&self, other: &Window) -> bool {
         self.run.start == other.run.start && self.span.start == other.span.end
     }
 }
 
-/// Fragments of a region on which the rules' verdict is that of the whole; none if the region must be scanned as it is.
-pub(super) fn fragments(
-    content: &Content,
-    finder: &Finder,
-    programs_whole: bool,
-    rules: &[u8; blake3::OUT_LEN],
-    cache: &ScanCache,
-    budget: Duration,
-) -> Option<Vec<Range<u64>>> {
-    let programs = if programs_whole { around(content, &[], true) } else { Vec::new() };
-    let is_small = |bytes: u64| bytes.saturating_mul(MIN_GAIN) <= content.present_bytes();
-    if content.present_bytes() < MIN_REGION_BYTES || !is_small(bytes_of(&programs)) {
-        return None;
-    }
-    let windows = cut(content.run_offsets())?;
-    let keys = keys(&windows, content.page_digests(), cache.digester(), rules)?;
-    let known = cache.windows(&keys);
-    let unknown = windows.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(window, _)| window);
-    let spans = spans(unknown);
-    let all_new = known.iter().all(Option::is_none);
-    let found = finder.all(content, &spans, budget)?;
-    let mut places = if all_new { Vec::new() } else { finder.far(content, budget)? };
-    let mut fresh = Vec::new();
-    let mut found = found.as_slice();
-    for ((window, key), known) in windows.iter().zip(&keys).zip(&known) {
-        if let Some(known) = known {
-            places.extend(within(known, window.span.start));
-            continue;
+impl Search<'_> {
+    /// What a region's verdict follows from. `may_match` says whether a rule may hold where these are all matches.
+    pub(super) fn fragments(
+        &self,
+        content: &Content,
+        may_match: &dyn Fn(&[Place], &dyn Uncertain) -> bool,
+    ) -> Fragments {
+        let Some(mut places) = self.places(content, true) else { return Fragments::All };
+        if !may_match(&places, self.finder) {
+            return Fragments::None;
         }
-        let (_, from) = found.split_at(found.partition_point(|place| place.offset < window.span.start));
-        let (own, behind) = from.split_at(from.partition_point(|place| place.offset < window.span.end));
-        found = behind;
-        let near = |place: &&Place| !finder.is_far(place.string);
-        places.extend(own.iter().filter(|place| all_new || near(place)));
-        if let Some(own) = remembered(own.iter().filter(near), window.span.start) {
-            fresh.push((*key, own));
+        if places.iter().any(Place::is_sign) {
+            let Some(exact) = self.places(content, false) else { return Fragments::All };
+            places = exact;
+            if !may_match(&places, self.finder) {
+                return Fragments::None;
+            }
         }
+        // Markers are signs of matches; what may match without one is looked for wherever it could matter.
+        if places.iter().any(|place| self.finder.is_far(place.string)) || !self.finder.anywhere().is_empty() {
+            let Some(far) = self.finder.far(content.fragments(), self.budget) else { return Fragments::All };
+            places.retain(|place| !self.finder.is_far(place.string));
+            places.extend(far);
+            places.sort_unstable();
+            if !may_match(&places, &Certain) {
+                return Fragments::None;
+            }
+        }
+        self.around_matches(content, &places).map_or(Fragments::All, Fragments::These)
     }
-    cache.put_windows(fresh);
-    places.sort_unstable();
-    let fragments = around(content, &places, programs_whole);
-    if !is_small(bytes_of(&fragments)) {
-        return None;
+
+    /// All matches of strings that do not reach far, and all markers, or signs of them where these will do; none if they cannot be found
+    /// by windows.
+    fn places(&self, content: &Content, signs_do: bool) -> Option<Vec<Place>> {
+        let windows = cut(content.run_offsets())?;
+        let keys = keys(&windows, content.page_digests(), self.cache.digester(), self.rules)?;
+        let mut known = self.cache.windows(&keys);
+        if !signs_do {
+            known.iter_mut().for_each(|one| *one = one.take().filter(|places| !has_sign(places)));
+        }
+        let unknown =
+            windows.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(window, _)| window);
+        let found = self.finder.near(content, &spans(unknown), self.budget)?;
+        let (mut places, mut fresh) = (Vec::new(), Vec::new());
+        let mut found = found.as_slice();
+        for ((window, key), known) in windows.iter().zip(&keys).zip(&known) {
+            if let Some(known) = known {
+                places.extend(within(known, window.span.start));
+                continue;
+            }
+            let (_, from) = found.split_at(found.partition_point(|place| place.offset < window.span.start));
+            let (own, behind) = from.split_at(from.partition_point(|place| place.offset < window.span.end));
+            found = behind;
+            places.extend(own);
+            if let Some(own) = listed(own, window.span.start).as_ref().and_then(remembered) {
+                fresh.push((*key, own));
+            }
+        }
+        self.cache.put_windows(fresh);
+        places.sort_unstable();
+        Some(places)
     }
-    // Where nothing matches there is nothing to hold against what is known.
-    (fragments.is_empty() || finder.all(content, &fragments, budget)? == places).then_some(fragments)
+
+    /// Fragments of a region with these matches on which the rules' verdict is that of the whole; none if it must be scanned as it is.
+    fn around_matches(&self, content: &Content, places: &[Place]) -> Option<Vec<Range<u64>>> {
+        let is_small =
+            |parts: &[Range<u64>]| bytes_of(parts).saturating_mul(MIN_GAIN) <= content.present_bytes();
+        let fragments = around(content, places, self.magics);
+        // Where there is none, modules would not see that there is a region.
+        if fragments.is_empty() || content.present_bytes() < MIN_REGION_BYTES || !is_small(&fragments) {
+            return None;
+        }
+        let mut again = self.finder.near(content, &fragments, self.budget)?;
+        again.retain(|place| !self.finder.is_far(place.string));
+        again.extend(self.finder.far(content.parts(&fragments), self.budget)?);
+        again.sort_unstable();
+        (again == places).then_some(fragments)
+    }
 }
 
-/// The matches that begin in a window, as they are remembered; none if there are too many.
-pub(super) fn remembered<'p>(places: impl Iterator<Item = &'p Place>, start: u64) -> Option<Places> {
-    let all: Vec<Near> =
-        places.take(MAX_PLACES + 1).map(|place| Near::of(place, start)).collect::<Option<_>>()?;
-    (all.len() <= MAX_PLACES).then(|| (!all.is_empty()).then(|| Arc::new(all)))
+/// The matches that begin in a window.
+pub(super) fn listed(places: &[Place], start: u64) -> Option<Places> {
+    places.iter().map(|place| Near::of(place, start)).collect()
 }
 
-/// Remembered matches in a window that begins there.
+/// What is remembered of the matches in a window: all of them, or a sign for each string; none where that is too much as well.
+pub(super) fn remembered(places: &Places) -> Option<Places> {
+    if places.len() <= MAX_PLACES {
+        return Some(places.clone());
+    }
+    let mut strings: Vec<u32> = places.iter().map(|near| near.parts().0).collect();
+    strings.sort_unstable();
+    strings.dedup();
+    if strings.len() > MAX_SIGNS {
+        return None;
+    }
+    strings.into_iter().map(|string| Near::new(string.into(), 0, SIGN)).collect()
+}
+
+fn has_sign(places: &Places) -> bool {
+    places.iter().any(|near| near.parts().2 == SIGN)
+}
+
+/// Matches in a window that begins there.
 pub(super) fn within(places: &Places, start: u64) -> impl Iterator<Item = Place> {
-    places.iter().flat_map(|list| list.iter()).map(move |near| near.place(start))
+    places.iter().map(move |near| near.place(start))
 }
 
 impl Near {
+    fn new(string: u64, at: u64, len: u64) -> Option<Near> {
+        if string >= 1 << 24 || at > FIELD || len > FIELD {
+            return None;
+        }
+        let [bytes @ .., _, _] = (string << 24 | at << 12 | len).to_le_bytes();
+        Some(Near(bytes))
+    }
+
+    /// The string, where it begins in the window, and how long it is.
+    fn parts(self) -> (u32, u64, u64) {
+        let [a, b, c, d, e, f] = self.0;
+        let all = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        (u32::try_from(all >> 24).unwrap_or(u32::MAX), all >> 12 & FIELD, all & FIELD)
+    }
+
     fn of(place: &Place, start: u64) -> Option<Near> {
-        let at = u16::try_from(place.offset.checked_sub(start)?).ok()?;
-        Some(Near { string: place.string, at, len: u16::try_from(place.len).ok()? })
+        let at = place.offset.checked_sub(start)?;
+        Near::new(place.string.into(), at, Some(place.len).filter(|len| *len != SIGN)?)
     }
 
     fn place(self, start: u64) -> Place {
-        let offset = start.saturating_add(self.at.into());
-        Place { offset, len: self.len.into(), string: self.string }
+        let (string, at, len) = self.parts();
+        let len = if len == SIGN { Place::SIGN } else { len };
+        Place { offset: start.saturating_add(at), len, string }
     }
 }
 
@@ -222,14 +304,14 @@ fn bytes_of(parts: &[Range<u64>]) -> u64 {
     parts.iter().map(|part| part.end.saturating_sub(part.start)).sum()
 }
 
-/// Matches with what they depend on, joined where they touch; whole runs that begin like a program where those must be whole.
-fn around(content: &Content, places: &[Place], programs_whole: bool) -> Vec<Range<u64>> {
+/// Matches with what they depend on, joined where they touch; whole runs that begin like a program.
+fn around(content: &Content, places: &[Place], magics: &[&[u8]]) -> Vec<Range<u64>> {
     let mut parts: Vec<Range<u64>> = Vec::new();
     let mut places = places;
     for run in content.run_offsets() {
         let (own, behind) = places.split_at(places.partition_point(|place| place.offset < run.end));
         places = behind;
-        if programs_whole && looks_like_program(content, run.start, &run) {
+        if looks_like_program(content, run.start, &run, magics) {
             parts.push(run);
             continue;
         }
@@ -237,7 +319,7 @@ fn around(content: &Content, places: &[Place], programs_whole: bool) -> Vec<Rang
         for place in own {
             let mut from = place.offset.saturating_sub(AROUND_BYTES).max(run.start);
             // A fragment must not look like a program where the run does not begin.
-            while programs_whole && from > run.start && looks_like_program(content, from, &run) {
+            while from > run.start && looks_like_program(content, from, &run, magics) {
                 from = from.saturating_sub(1);
             }
             let to = place.offset.saturating_add(place.len).saturating_add(AROUND_BYTES).min(run.end);
@@ -250,7 +332,7 @@ fn around(content: &Content, places: &[Place], programs_whole: bool) -> Vec<Rang
     parts
 }
 
-fn looks_like_program(content: &Content, at: u64, run: &Range<u64>) -> bool {
+fn looks_like_program(content: &Content, at: u64, run: &Range<u64>, magics: &[&[u8]]) -> bool {
     let bytes = content.bytes(at, at.saturating_add(4).min(run.end));
-    MAGICS.iter().any(|magic| bytes.starts_with(magic))
+    magics.iter().any(|magic| bytes.starts_with(magic))
 }

@@ -1,59 +1,91 @@
 //! What conditions of rules ask of a region besides which strings match where in it.
 //!
-//! *Does*: says what a set of rules can be told without the whole region: whether a region without a match can have a verdict other
-//! than none, whether modules take programs apart, whether a file can be judged by parts of it, and where its size is asked for.
+//! *Does*: says what a set of rules can be told without the whole region: whether one of them may hold ([`Conditions`]), which programs
+//! modules take apart, whether a file can be judged by parts of it, and where its size is asked for.
 //! *Never*: promises what it has not understood: what it cannot decide counts as asking.
 
+mod asides;
+mod decide;
+mod terms;
+
+pub(super) use decide::{Certain, Conditions, Facts, Uncertain};
+
+use super::rules::EXTERNALS;
 use boreal_parser::expression::{
     Expression, ExpressionKind as Kind, ForIterator, ForSelection, Identifier, IdentifierOperationType,
 };
 use boreal_parser::file::{YaraFile, YaraFileComponent};
 use boreal_parser::rule::Rule;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
+/// Modules that take programs apart, and how these begin: PE, ELF, DEX, Mach-O.
+const PROGRAM_MODULES: [&str; 5] = ["pe", "dotnet", "elf", "dex", "macho"];
+const PE: [&[u8]; 1] = [b"MZ"];
+const ELF: [&[u8]; 1] = [b"\x7fELF"];
+const DEX: [&[u8]; 1] = [b"dex\n"];
+const MACHO: [&[u8]; 7] = [
+    b"\xfe\xed\xfa\xce",
+    b"\xfe\xed\xfa\xcf",
+    b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe",
+    b"\xca\xfe\xba\xbf",
+    b"\xbe\xba\xfe\xca",
+];
 /// Modules that never look at a region by themselves.
 const PLAIN_MODULES: [&str; 5] = ["console", "hash", "math", "string", "time"];
-/// Of these, those that say nothing of its bytes.
-const BLIND_MODULES: [&str; 3] = ["console", "string", "time"];
 /// Functions of `math` that count in all of a file where they are given no range; over fragments they have no value.
 const WHOLE_FUNCTIONS: [&str; 3] = ["count", "mode", "percentage"];
 /// Stands for `filesize` where a file is judged by fragments, which the engine gives no size.
 pub(super) const FILE_SIZE: &str = "lynceus_filesize";
 
 /// What all conditions of some rules ask for together.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Asked {
-    /// A rule may hold where no string matches.
-    pub(super) of_nothing: bool,
-    /// Where programs are is looked into, beginning with their first bytes.
-    pub(super) of_programs: bool,
+    /// How programs begin that are taken apart.
+    pub(super) magics: Vec<&'static [u8]>,
     /// Something is said of a file only where the engine has all of it in one piece.
     pub(super) of_whole_files: bool,
     /// The size of a file.
     pub(super) of_sizes: bool,
-    /// Bytes, besides which strings match where.
-    pub(super) of_bytes: bool,
 }
 
 impl Asked {
     /// By these rule files.
     pub(super) fn by<'f>(files: impl Iterator<Item = &'f YaraFile>) -> Asked {
         let mut asked = Asked::default();
+        let mut magics: BTreeSet<&'static [u8]> = BTreeSet::new();
         for file in files {
-            asked.of_nothing |= !is_quiet(file);
-            asked.of_programs |= file.components.iter().any(|one| imports_beside(one, &PLAIN_MODULES));
-            asked.of_bytes |= file.components.iter().any(|one| imports_beside(one, &BLIND_MODULES));
+            for component in &file.components {
+                if let YaraFileComponent::Import(import) = component {
+                    magics.extend(magics_of(&import.name));
+                }
+            }
             for rule in rules(file) {
                 each(&rule.condition, &mut |one| {
-                    asked.of_programs |= matches!(one.expr, Kind::Entrypoint);
+                    if matches!(one.expr, Kind::Entrypoint) {
+                        magics.extend(PE.iter().chain(&ELF));
+                    }
                     asked.of_whole_files |= matches!(&one.expr, Kind::Identifier(name) if wants_whole(name));
                     asked.of_sizes |= matches!(one.expr, Kind::Filesize);
-                    asked.of_bytes |= matches!(one.expr, Kind::ReadInteger { .. } | Kind::Entrypoint);
                 });
             }
         }
+        asked.magics = magics.into_iter().collect();
         asked
+    }
+}
+
+/// How what a module takes apart begins; with anything, where the module is not known.
+fn magics_of(module: &str) -> &'static [&'static [u8]] {
+    match module {
+        "pe" | "dotnet" => &PE,
+        "elf" => &ELF,
+        "dex" => &DEX,
+        "macho" => &MACHO,
+        _ if PLAIN_MODULES.contains(&module) => &[],
+        _ => &[b""],
     }
 }
 
@@ -93,71 +125,9 @@ pub(super) fn rules(file: &YaraFile) -> impl Iterator<Item = &Rule> {
     })
 }
 
-fn imports_beside(component: &YaraFileComponent, modules: &[&str]) -> bool {
-    matches!(component, YaraFileComponent::Import(import) if !modules.contains(&import.name.as_str()))
-}
-
 fn wants_whole(name: &Identifier) -> bool {
     let is_whole = |one: &IdentifierOperationType| matches!(one, IdentifierOperationType::Subfield(field) if WHOLE_FUNCTIONS.contains(&field.as_str()));
     name.operations.iter().any(|operation| is_whole(&operation.op))
-}
-
-/// Whether no rule of a file holds where none of its strings match.
-fn is_quiet(file: &YaraFile) -> bool {
-    let mut quiet = HashSet::new();
-    rules(file).all(|rule| {
-        let is_quiet = unmatched(&rule.condition, &quiet) == Some(false);
-        if is_quiet {
-            quiet.insert(rule.name.as_str());
-        }
-        is_quiet || rule.is_private
-    })
-}
-
-/// What a condition is where no string matches; none if that depends on something else.
-fn unmatched(condition: &Expression, quiet: &HashSet<&str>) -> Option<bool> {
-    match &condition.expr {
-        Kind::Boolean(truth) => Some(*truth),
-        Kind::Variable(_) | Kind::VariableAt { .. } | Kind::VariableIn { .. } => Some(false),
-        Kind::And(all) => {
-            let mut truths = all.iter().map(|one| unmatched(one, quiet));
-            if truths.clone().any(|truth| truth == Some(false)) {
-                return Some(false);
-            }
-            truths.all(|truth| truth == Some(true)).then_some(true)
-        }
-        Kind::Or(all) => {
-            let mut truths = all.iter().map(|one| unmatched(one, quiet));
-            if truths.clone().any(|truth| truth == Some(true)) {
-                return Some(true);
-            }
-            truths.all(|truth| truth == Some(false)).then_some(false)
-        }
-        // Of anything else the opposite of what has no value has none.
-        Kind::Not(one) => matches!(one.expr, Kind::Variable(_)).then_some(true),
-        Kind::For { selection, body, .. } => {
-            let body = body.as_ref().map_or(Some(false), |body| unmatched(body, quiet));
-            if body == Some(false) { of_none(selection) } else { None }
-        }
-        Kind::ForIn { selection, .. } | Kind::ForAt { selection, .. } => of_none(selection),
-        Kind::Identifier(name) if name.operations.is_empty() && quiet.contains(name.name.as_str()) => {
-            Some(false)
-        }
-        _ => None,
-    }
-}
-
-/// Whether a selection is content with none of a set that is not empty.
-fn of_none(selection: &ForSelection) -> Option<bool> {
-    match selection {
-        ForSelection::None => Some(true),
-        ForSelection::Any | ForSelection::All => Some(false),
-        ForSelection::Expr { expr, as_percent: false } => match &expr.expr {
-            Kind::Integer(count) => Some(*count <= 0),
-            _ => None,
-        },
-        ForSelection::Expr { .. } => None,
-    }
 }
 
 /// Visits an expression and all that it is made of.
@@ -244,6 +214,7 @@ fn of_name(name: &Identifier) -> impl Iterator<Item = &Expression> {
 #[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use crate::signatures::engine::Externals;
 
     fn asked(text: &str) -> Asked {
         Asked::by([boreal_parser::parse(text).expect("rules")].iter())
@@ -253,51 +224,83 @@ mod tests {
         format!("rule r {{ strings: $a = \"abc\" $b = \"def\" condition: {condition} }}")
     }
 
+    /// Whether a rule may hold where nothing matches and nothing else is known, in memory and in a file.
+    fn is_loud(text: &str) -> [bool; 2] {
+        let file = boreal_parser::parse(text).expect("rules");
+        let conditions = Conditions::new(&[(text, file)], &Certain, Vec::new());
+        let names = Externals::default();
+        [None, Some((9000, &names))]
+            .map(|file| conditions.may_match(&Facts { places: &[], uncertain: &Certain, heads: None, file }))
+    }
+
     #[test]
-    fn rules_are_quiet_where_they_want_a_match() {
+    fn rules_that_want_a_match_hold_nowhere_without_one() {
         let quiet = [
             "$a",
             "any of them",
             "2 of them",
+            "1% of them",
             "$a at 0 or $b in (0..10)",
+            "$a at uint32(0)",
+            "not (not ($a at uint32(0)) or uint8(0) == 1) and $b",
             "uint16(0) == 0x5a4d and all of them",
             "for any of them : ($ at 0)",
             "any of them in (0..100)",
+            "for any i in (1..#a) : (uint8(@a[i] + 4) == 7)",
+            "for any i in (1..uint8(0)) : ($a at i)",
             "not $a and $b",
+            "#a > #b",
+            "uint32(@a + 0x13b) == 7",
+            "filesize < 10",
+            "pe.number_of_sections == 3",
+            "not pe.is_pe and $a",
+            "pe.is_pe or elf.type == 2",
+            "for any s in pe.sections : (s.name == \"x\")",
+            "filename == \"x\" or filepath matches /x$/",
             "false",
         ];
+        let rule = |condition: &str| format!("import \"pe\" import \"elf\" {}", rule(condition));
         for condition in quiet {
-            assert!(!asked(&rule(condition)).of_nothing, "{condition}");
+            assert_eq!(is_loud(&rule(condition)), [false; 2], "{condition}");
         }
         let loud = [
             "not $a",
             "not $a or $b",
             "none of them",
             "0 of them",
-            "1% of them",
             "#a == 0",
-            "$a or filesize < 10",
             "not (not ($a at uint32(0)) or $b)",
             "for all of them : (not $)",
             "for any i in (1..2) : ($a or i == 1)",
+            "uint16(0) == 0x5a4d",
+            "not pe.is_pe",
+            "not filename matches /x/",
+            "math.entropy(0, 10) > 1.0",
             "true or $a",
         ];
         for condition in loud {
-            assert!(asked(&rule(condition)).of_nothing, "{condition}");
+            let text = format!("import \"math\" {}", rule(condition));
+            assert_eq!(is_loud(&text), [true; 2], "{condition}");
         }
+        assert_eq!(is_loud(&rule("$a or filesize < 9001")), [false, true]);
+        assert_eq!(is_loud(&rule("not defined filesize")), [true, false]);
         let quiet = "rule one { strings: $a = \"abc\" condition: $a } rule other { condition: one }";
-        assert!(!asked(quiet).of_nothing);
+        assert_eq!(is_loud(quiet), [false; 2]);
         let loud = "private rule one { condition: true } rule other { condition: one }";
-        assert!(asked(loud).of_nothing);
-        assert!(!asked("private rule one { condition: true }").of_nothing, "what is private is not told");
+        assert_eq!(is_loud(loud), [true; 2]);
+        assert_eq!(
+            is_loud("private rule one { condition: true }"),
+            [false; 2],
+            "what is private is not told"
+        );
     }
 
     #[test]
     fn what_takes_programs_apart_or_wants_all_of_a_file_is_found() {
-        assert!(!asked(&rule("$a")).of_programs);
-        assert!(!asked(&format!("import \"math\" {}", rule("$a"))).of_programs);
-        assert!(asked(&format!("import \"elf\" {}", rule("$a"))).of_programs);
-        assert!(asked(&rule("$a at entrypoint")).of_programs);
+        assert!(asked(&rule("$a")).magics.is_empty());
+        assert!(asked(&format!("import \"math\" {}", rule("$a"))).magics.is_empty());
+        assert_eq!(asked(&format!("import \"elf\" {}", rule("$a"))).magics, ELF);
+        assert_eq!(asked(&rule("$a at entrypoint")).magics.len(), 2);
         let math = |condition: &str| asked(&format!("import \"math\" {}", rule(condition))).of_whole_files;
         assert!(!math("math.entropy(0, filesize) > 1.0"));
         assert!(math("$a and (math.count(1) > 2 or $b)"));

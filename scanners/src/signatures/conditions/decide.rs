@@ -1,0 +1,677 @@
+//! What rules say of a region of which all matches are known, and of its bytes those at the beginning.
+//!
+//! *Does*: evaluates conditions as the engine does, with one value more: what cannot be decided is [`Value::Unknown`]. Only rules are
+//! looked at of which a string matches, or that may hold without one.
+//! *Trusts*: that matches are all there are, and the engine's way to evaluate (boreal 1.4, `evaluator`), which is followed here.
+//! *Never*: calls a rule false that the engine may call true. A rule that is global makes others false: that is left aside.
+
+use super::asides::{Asides, Compiler};
+use super::rules;
+use super::terms::{Builder, Operator, Relation, Selection, Term, Which};
+use crate::signatures::engine::{Externals, MAX_COUNTED};
+use crate::signatures::finder::Place;
+use crate::signatures::heads::{Bytes, Heads};
+use boreal_parser::expression::ReadIntegerType;
+use boreal_parser::file::YaraFile;
+use std::cell::OnceCell;
+
+/// Terms that are evaluated for a region; with more of them nothing is decided.
+const MAX_STEPS: u32 = 200_000;
+
+/// What a term is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Value {
+    Boolean(bool),
+    Integer(i64),
+    /// It has no value, as the engine sees it.
+    Undefined,
+    /// It is false, or has no value.
+    Untrue,
+    /// It may be anything.
+    Unknown,
+}
+
+/// All conditions of some rules.
+#[derive(Debug)]
+pub(in crate::signatures) struct Conditions {
+    rules: Vec<Rule>,
+    /// Rules that may hold where a string matches, by its number.
+    by_string: Vec<Vec<u32>>,
+    /// Rules that may hold without a match: in memory and in files, each without a program and with one.
+    always: [[Vec<u32>; 2]; 2],
+    asides: Asides,
+    /// How programs begin that rules take apart.
+    magics: Vec<&'static [u8]>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    condition: Term,
+    is_private: bool,
+}
+
+/// What is known of a region.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::signatures) struct Facts<'f> {
+    /// All matches.
+    pub(in crate::signatures) places: &'f [Place],
+    /// Strings of which these are not all matches.
+    pub(in crate::signatures) uncertain: &'f dyn Uncertain,
+    /// None where they are not known.
+    pub(in crate::signatures) heads: Option<&'f Heads>,
+    /// Of a file its size in bytes and its names.
+    pub(in crate::signatures) file: Option<(u64, &'f Externals)>,
+}
+
+/// Which strings' matches are not known.
+pub(in crate::signatures) trait Uncertain: std::fmt::Debug {
+    /// Of a string of which something was found: whether this is no more than a sign that it may match.
+    fn is_sign(&self, string: u32) -> bool;
+    /// Strings that may match wherever nothing was found of them.
+    fn anywhere(&self) -> &[u32];
+}
+
+/// All matches are known.
+#[derive(Debug)]
+pub(in crate::signatures) struct Certain;
+
+impl Uncertain for Certain {
+    fn is_sign(&self, _: u32) -> bool {
+        false
+    }
+
+    fn anywhere(&self) -> &[u32] {
+        &[]
+    }
+}
+
+impl Conditions {
+    /// Of rule files with these texts, in the order in which their strings are numbered.
+    pub(in crate::signatures) fn new(
+        files: &[(&str, YaraFile)],
+        uncertain: &dyn Uncertain,
+        magics: Vec<&'static [u8]>,
+    ) -> Conditions {
+        let mut compiler = Compiler::default();
+        let (mut all, mut strings) = (Vec::new(), Vec::new());
+        for (text, file) in files {
+            let mut builder = Builder::new(text, &mut compiler);
+            for rule in rules(file) {
+                let number = u32::try_from(all.len()).unwrap_or(u32::MAX);
+                let first = u32::try_from(strings.len()).unwrap_or(u32::MAX);
+                let condition = builder.rule(rule, number, first);
+                strings.extend(rule.variables.iter().map(|_| vec![number]));
+                all.push(Rule { condition, is_private: rule.is_private });
+            }
+        }
+        let (asides, rules) = (compiler.finish(), all);
+        let always = Default::default();
+        let mut conditions = Conditions { rules, by_string: strings, always, asides, magics };
+        conditions.find_dependents();
+        conditions.always = [false, true].map(|is_file| {
+            [false, true].map(|may_be_program| conditions.loud(is_file, may_be_program, uncertain))
+        });
+        conditions
+    }
+
+    /// How programs begin that rules take apart.
+    pub(in crate::signatures) fn magics(&self) -> &[&'static [u8]] {
+        &self.magics
+    }
+
+    /// A rule that asks whether others hold may hold where their strings match.
+    fn find_dependents(&mut self) {
+        let mut dependents: Vec<Vec<u32>> = vec![Vec::new(); self.rules.len()];
+        for (number, rule) in (0..).zip(&self.rules) {
+            let mut asked = Vec::new();
+            rule.condition.rules(&mut asked);
+            for other in asked {
+                if let Some(list) = dependents.get_mut(index(other)) {
+                    list.push(number);
+                }
+            }
+        }
+        for list in &mut self.by_string {
+            let mut next = 0;
+            while let Some(rule) = list.get(next) {
+                let more = dependents.get(index(*rule)).into_iter().flatten();
+                let more: Vec<u32> = more.filter(|more| !list.contains(more)).copied().collect();
+                list.extend(more);
+                next = next.saturating_add(1);
+            }
+        }
+    }
+
+    /// Rules that may hold where nothing matches.
+    fn loud(&self, is_file: bool, may_be_program: bool, uncertain: &dyn Uncertain) -> Vec<u32> {
+        let mut evaluation = Evaluation {
+            conditions: self,
+            matches: Vec::new(),
+            uncertain,
+            heads: None,
+            size: if is_file { Value::Unknown } else { Value::Undefined },
+            names: if is_file { Names::Unknown } else { Names::None },
+            may_be_program,
+            truths: Vec::new(),
+            current: None,
+            bound: Vec::new(),
+            steps: 0,
+        };
+        let mut loud = Vec::new();
+        for (number, rule) in (0..).zip(&self.rules) {
+            evaluation.steps = 0;
+            let value = evaluation.value(&rule.condition);
+            if value.may_be_true() {
+                evaluation.truths.push((number, Value::Unknown));
+                loud.push(number);
+            }
+        }
+        loud
+    }
+
+    /// Whether a rule may hold that is told of.
+    pub(in crate::signatures) fn may_match(&self, facts: &Facts<'_>) -> bool {
+        let may_be_program =
+            !self.magics.is_empty() && facts.heads.is_none_or(|heads| heads.begin_with_any(&self.magics));
+        let mut matches = facts.places.to_vec();
+        matches.sort_unstable_by_key(|place| (place.string, place.offset, place.len));
+        let mut candidates: Vec<u32> = Vec::new();
+        for same in matches.chunk_by(|one, other| one.string == other.string) {
+            let rules = same.first().and_then(|place| self.by_string.get(index(place.string)));
+            candidates.extend(rules.into_iter().flatten());
+        }
+        let [[plain, program], [file, program_file]] = &self.always;
+        candidates.extend(match (facts.file.is_some(), may_be_program) {
+            (false, false) => plain,
+            (false, true) => program,
+            (true, false) => file,
+            (true, true) => program_file,
+        });
+        candidates.sort_unstable();
+        candidates.dedup();
+        let named = OnceCell::new();
+        let mut evaluation = Evaluation {
+            conditions: self,
+            matches,
+            uncertain: facts.uncertain,
+            heads: facts.heads,
+            size: facts.file.map_or(Value::Undefined, |(bytes, _)| integer(bytes)),
+            names: facts.file.map_or(Names::None, |(_, names)| Names::These(names, &named)),
+            may_be_program,
+            truths: Vec::with_capacity(candidates.len()),
+            current: None,
+            bound: Vec::new(),
+            steps: 0,
+        };
+        candidates.into_iter().any(|number| {
+            let Some(rule) = self.rules.get(index(number)) else { return true };
+            let value = evaluation.value(&rule.condition).truth();
+            evaluation.truths.push((number, value));
+            value.may_be_true() && !rule.is_private
+        })
+    }
+}
+
+impl Term {
+    /// The rules that it asks for.
+    fn rules(&self, found: &mut Vec<u32>) {
+        match self {
+            Term::Rule(number) => found.push(*number),
+            Term::OfRules(selection, rules) => {
+                found.extend(rules);
+                selection.rules(found);
+            }
+            Term::And(all) | Term::Or(all) => all.iter().for_each(|one| one.rules(found)),
+            Term::Arithmetic(_, two) | Term::Compare(_, two) | Term::CountIn(_, two) | Term::In(_, two) => {
+                two.iter().for_each(|one| one.rules(found));
+            }
+            Term::OfNumbers(selection, three) => {
+                selection.rules(found);
+                three.iter().for_each(|one| one.rules(found));
+            }
+            Term::Of(selection, _, body) => {
+                selection.rules(found);
+                body.rules(found);
+            }
+            Term::Read(_, one)
+            | Term::Offset(_, one)
+            | Term::Length(_, one)
+            | Term::Negative(one)
+            | Term::Complement(one)
+            | Term::Not(one)
+            | Term::Defined(one)
+            | Term::At(_, one) => one.rules(found),
+            Term::Unknown
+            | Term::Boolean(_)
+            | Term::Integer(_)
+            | Term::FileSize
+            | Term::Count(_)
+            | Term::Matches(_)
+            | Term::Bound(_)
+            | Term::Aside(_) => {}
+        }
+    }
+}
+
+impl Selection {
+    fn rules(&self, found: &mut Vec<u32>) {
+        if let Selection::AtLeast(count) | Selection::Percent(count) = self {
+            count.rules(found);
+        }
+    }
+}
+
+impl Value {
+    fn may_be_true(self) -> bool {
+        self.truth() == Value::Boolean(true) || self == Value::Unknown
+    }
+
+    /// As a truth: a number is true if it is not zero.
+    fn truth(self) -> Value {
+        if let Value::Integer(number) = self { Value::Boolean(number != 0) } else { self }
+    }
+
+    /// What comes of it where it is a number.
+    fn with(self, work: impl FnOnce(i64) -> Value) -> Value {
+        match self {
+            Value::Integer(number) => work(number),
+            Value::Unknown => Value::Unknown,
+            Value::Boolean(_) | Value::Undefined | Value::Untrue => Value::Undefined,
+        }
+    }
+
+    /// A number, or that there can be none.
+    fn number(self) -> Option<Value> {
+        matches!(self, Value::Integer(_) | Value::Unknown).then_some(self)
+    }
+}
+
+/// A file's names.
+enum Names<'e> {
+    /// It is no file.
+    None,
+    Unknown,
+    These(&'e Externals, &'e OnceCell<Vec<Value>>),
+}
+
+struct Evaluation<'e> {
+    conditions: &'e Conditions,
+    /// By string, and by offset.
+    matches: Vec<Place>,
+    uncertain: &'e dyn Uncertain,
+    heads: Option<&'e Heads>,
+    size: Value,
+    names: Names<'e>,
+    may_be_program: bool,
+    /// Of the rules so far that may hold, in ascending order.
+    truths: Vec<(u32, Value)>,
+    /// The string that a loop is at.
+    current: Option<u32>,
+    /// The numbers that loops are at.
+    bound: Vec<Value>,
+    steps: u32,
+}
+
+/// What was found of a string.
+enum Found<'f> {
+    These(&'f [Place]),
+    Unknown,
+}
+
+impl Evaluation<'_> {
+    fn value(&mut self, term: &Term) -> Value {
+        self.steps = self.steps.saturating_add(1);
+        if self.steps > MAX_STEPS {
+            return Value::Unknown;
+        }
+        match term {
+            Term::Unknown => Value::Unknown,
+            Term::Boolean(truth) => Value::Boolean(*truth),
+            Term::Integer(number) => Value::Integer(*number),
+            Term::FileSize => self.size,
+            Term::Read(kind, at) => self.value(at).with(|at| self.read(*kind, at)),
+            Term::Negative(one) => {
+                self.value(one).with(|number| number.checked_neg().map_or(Value::Unknown, Value::Integer))
+            }
+            Term::Complement(one) => self.value(one).with(|number| Value::Integer(!number)),
+            Term::Arithmetic(operator, two) => {
+                self.numbers(two, |one, other| calculate(*operator, one, other))
+            }
+            Term::Compare(relation, two) => self.compare(*relation, two),
+            Term::Not(one) => match self.value(one).truth() {
+                Value::Boolean(truth) => Value::Boolean(!truth),
+                Value::Untrue => Value::Unknown,
+                other => other,
+            },
+            Term::Defined(one) => match self.value(one) {
+                Value::Unknown | Value::Untrue => Value::Unknown,
+                other => Value::Boolean(other != Value::Undefined),
+            },
+            Term::And(all) => self.all(all, false),
+            Term::Or(all) => self.all(all, true),
+            Term::Bound(index) => self.bound.get(*index).copied().unwrap_or(Value::Unknown),
+            Term::Rule(number) => self.rule(*number),
+            Term::OfRules(selection, rules) => {
+                self.selected(selection, rules.len(), |evaluation, index| match rules.get(index) {
+                    Some(rule) => evaluation.rule(*rule),
+                    None => Value::Unknown,
+                })
+            }
+            Term::OfNumbers(selection, three) => self.of_numbers(selection, three),
+            Term::Of(selection, strings, body) => {
+                let before = self.current;
+                let value = self.selected(selection, strings.len(), |evaluation, index| {
+                    evaluation.current = strings.get(index).copied();
+                    evaluation.value(body)
+                });
+                self.current = before;
+                value
+            }
+            Term::Aside(number) => self.aside(*number),
+            Term::Count(which) => self.of(*which, |all| integer(all.len() as u64)),
+            Term::Matches(which) => self.of(*which, |all| Value::Boolean(!all.is_empty())),
+            Term::Offset(which, occurrence) => self.occurrence(*which, occurrence, |place| place.offset),
+            Term::Length(which, occurrence) => self.occurrence(*which, occurrence, |place| place.len),
+            // Wherever that is.
+            Term::At(which, _) | Term::In(which, _)
+                if self.of(*which, |all| Value::Boolean(all.is_empty())) == Value::Boolean(true) =>
+            {
+                Value::Untrue
+            }
+            Term::At(which, at) => {
+                let at = self.value(at);
+                at.with(|at| match u64::try_from(at) {
+                    Ok(at) => self.of(*which, |all| Value::Boolean(!between(all, at, at).is_empty())),
+                    Err(_) => Value::Boolean(false),
+                })
+            }
+            Term::In(which, two) => {
+                self.numbers_of(two, |evaluation, from, to| match (u64::try_from(from), u64::try_from(to)) {
+                    (Ok(from), Ok(to)) if from <= to => {
+                        evaluation.of(*which, |all| Value::Boolean(!between(all, from, to).is_empty()))
+                    }
+                    _ => Value::Boolean(false),
+                })
+            }
+            Term::CountIn(which, two) => self.numbers_of(two, |evaluation, from, to| {
+                let [from, to] = [from, to].map(|number| u64::try_from(number).unwrap_or(0));
+                evaluation.of(*which, |all| integer(between(all, from, to).len() as u64))
+            }),
+        }
+    }
+
+    /// Whether one of these is `wanted`, which decides.
+    fn all(&mut self, terms: &[Term], wanted: bool) -> Value {
+        let mut is_sure = true;
+        for term in terms {
+            match self.value(term).truth() {
+                Value::Unknown => is_sure = false,
+                value if (value == Value::Boolean(true)) == wanted => return Value::Boolean(wanted),
+                _ => {}
+            }
+        }
+        if is_sure { Value::Boolean(!wanted) } else { Value::Unknown }
+    }
+
+    fn numbers(&mut self, two: &[Term; 2], work: impl FnOnce(i64, i64) -> Value) -> Value {
+        self.numbers_of(two, |_, one, other| work(one, other))
+    }
+
+    fn numbers_of(&mut self, two: &[Term; 2], work: impl FnOnce(&Self, i64, i64) -> Value) -> Value {
+        match two.each_ref().map(|term| self.value(term).number()) {
+            [Some(Value::Integer(one)), Some(Value::Integer(other))] => work(self, one, other),
+            // Nothing comes of it, whatever the other one is.
+            [None, _] | [_, None] => Value::Undefined,
+            _ => Value::Unknown,
+        }
+    }
+
+    fn compare(&mut self, relation: Relation, two: &[Term; 2]) -> Value {
+        let [one, other] = two.each_ref().map(|term| self.value(term));
+        let truth = match (one, other) {
+            (Value::Undefined, _) | (_, Value::Undefined) => return Value::Undefined,
+            (Value::Unknown, _) | (_, Value::Unknown) => return Value::Unknown,
+            (Value::Integer(one), Value::Integer(other)) => match relation {
+                Relation::Equal => one == other,
+                Relation::Unequal => one != other,
+                Relation::Less => one < other,
+                Relation::AtMost => one <= other,
+                Relation::Greater => one > other,
+                Relation::AtLeast => one >= other,
+            },
+            // Truths are hardly ever compared.
+            _ => return Value::Unknown,
+        };
+        Value::Boolean(truth)
+    }
+
+    fn rule(&self, number: u32) -> Value {
+        match self.truths.binary_search_by_key(&number, |(rule, _)| *rule) {
+            Ok(index) => self.truths.get(index).map_or(Value::Unknown, |(_, truth)| match truth {
+                // Of a rule is known whether it holds, not why.
+                Value::Undefined | Value::Untrue => Value::Boolean(false),
+                truth => *truth,
+            }),
+            // It wants a match and has none.
+            Err(_) => Value::Boolean(false),
+        }
+    }
+
+    fn aside(&self, number: u32) -> Value {
+        let asides = &self.conditions.asides;
+        let named = |index: usize| match &self.names {
+            Names::These(names, said) => {
+                said.get_or_init(|| asides.of_names(names)).get(index).copied().unwrap_or(Value::Unknown)
+            }
+            Names::None | Names::Unknown => Value::Unknown,
+        };
+        let named: Option<&dyn Fn(usize) -> Value> =
+            if matches!(self.names, Names::None) { None } else { Some(&named) };
+        asides.get(number, self.may_be_program, named)
+    }
+
+    /// For so many of `count`.
+    fn selected(
+        &mut self,
+        selection: &Selection,
+        count: usize,
+        mut body: impl FnMut(&mut Self, usize) -> Value,
+    ) -> Value {
+        let wanted = match selection {
+            Selection::All | Selection::None => Value::Unknown,
+            Selection::AtLeast(wanted) | Selection::Percent(wanted) => match self.value(wanted) {
+                Value::Integer(number) => Value::Integer(number),
+                Value::Unknown => return Value::Unknown,
+                Value::Undefined | Value::Untrue | Value::Boolean(_) => return Value::Boolean(false),
+            },
+        };
+        let is_none = matches!(selection, Selection::None)
+            || (matches!(selection, Selection::AtLeast(_)) && wanted == Value::Integer(0));
+        let wanted = match (selection, wanted) {
+            (Selection::AtLeast(_), Value::Integer(number)) => number,
+            (Selection::Percent(_), Value::Integer(number)) => percent(number, count),
+            _ => i64::try_from(count).unwrap_or(i64::MAX),
+        };
+        if !is_none && wanted <= 0 && !matches!(selection, Selection::All) {
+            return Value::Boolean(true);
+        }
+        let (mut sure, mut unsure) = (0i64, 0i64);
+        for index in 0..count {
+            match body(self, index).truth() {
+                Value::Boolean(true) => sure = sure.saturating_add(1),
+                Value::Unknown => unsure = unsure.saturating_add(1),
+                _ if matches!(selection, Selection::All) => return Value::Boolean(false),
+                _ => {}
+            }
+            if self.steps > MAX_STEPS {
+                return Value::Unknown;
+            }
+            match is_none {
+                true if sure > 0 => return Value::Boolean(false),
+                false if sure >= wanted && !matches!(selection, Selection::All) => {
+                    return Value::Boolean(true);
+                }
+                _ => {}
+            }
+        }
+        match (is_none, unsure) {
+            (true, 0) => Value::Boolean(true),
+            (true, _) => Value::Unknown,
+            (false, 0) => Value::Boolean(sure >= wanted),
+            (false, _) if sure.saturating_add(unsure) < wanted => Value::Boolean(false),
+            (false, _) => Value::Unknown,
+        }
+    }
+
+    fn of_numbers(&mut self, selection: &Selection, [from, to, body]: &[Term; 3]) -> Value {
+        let depth = self.bound.len();
+        let (from, to) = match [from, to].map(|term| self.value(term).number()) {
+            [Some(Value::Integer(from)), Some(Value::Integer(to))] => (from, to),
+            [None, _] | [_, None] => return self.of_nothing(selection),
+            _ => {
+                self.bound.push(Value::Unknown);
+                let value = self.value(body);
+                self.bound.truncate(depth);
+                let wants_some = match selection {
+                    Selection::All => true,
+                    Selection::AtLeast(wanted) => matches!(**wanted, Term::Integer(1..)),
+                    Selection::None | Selection::Percent(_) => false,
+                };
+                // For no number, however many there are.
+                let is_false = wants_some && !value.may_be_true();
+                return if is_false { Value::Boolean(false) } else { Value::Unknown };
+            }
+        };
+        if from > to {
+            return self.of_nothing(selection);
+        }
+        let count = to.checked_sub(from).and_then(|last| usize::try_from(last).ok()?.checked_add(1));
+        let Some(count) = count.filter(|count| *count <= MAX_STEPS as usize) else { return Value::Unknown };
+        self.selected(selection, count, |evaluation, index| {
+            let number = i64::try_from(index).ok().and_then(|index| from.checked_add(index));
+            evaluation.bound.push(number.map_or(Value::Unknown, Value::Integer));
+            let value = evaluation.value(body);
+            evaluation.bound.truncate(depth);
+            value
+        })
+    }
+
+    /// A loop over nothing is false, unless it asks for less than nothing.
+    fn of_nothing(&mut self, selection: &Selection) -> Value {
+        match selection {
+            Selection::All | Selection::None => Value::Boolean(false),
+            Selection::AtLeast(wanted) => match self.value(wanted) {
+                Value::Integer(number) => Value::Boolean(number < 0),
+                Value::Unknown => Value::Unknown,
+                _ => Value::Boolean(false),
+            },
+            Selection::Percent(_) => Value::Unknown,
+        }
+    }
+
+    fn read(&self, kind: ReadIntegerType, at: i64) -> Value {
+        use ReadIntegerType as Kind;
+        let Ok(at) = u64::try_from(at) else { return Value::Undefined };
+        let len = match kind {
+            Kind::Int8 | Kind::Uint8 => 1,
+            Kind::Int16 | Kind::Uint16 | Kind::Int16BE | Kind::Uint16BE => 2,
+            Kind::Int32 | Kind::Uint32 | Kind::Int32BE | Kind::Uint32BE => 4,
+        };
+        let bytes = match self.heads.map(|heads| heads.read(at, len)) {
+            Some(Bytes::These(bytes)) => bytes,
+            Some(Bytes::Absent) => return Value::Undefined,
+            Some(Bytes::Unknown) | None => return Value::Unknown,
+        };
+        let unsigned = |all: &mut dyn Iterator<Item = &u8>| {
+            all.fold(0i64, |number, byte| number << 8 | i64::from(*byte))
+        };
+        let number = match kind {
+            Kind::Int16BE | Kind::Uint16BE | Kind::Int32BE | Kind::Uint32BE => unsigned(&mut bytes.iter()),
+            _ => unsigned(&mut bytes.iter().rev()),
+        };
+        Value::Integer(match kind {
+            Kind::Int8 => i64::from(number as i8),
+            Kind::Int16 | Kind::Int16BE => i64::from(number as i16),
+            Kind::Int32 | Kind::Int32BE => i64::from(number as i32),
+            _ => number,
+        })
+    }
+
+    fn of(&self, which: Which, work: impl FnOnce(&[Place]) -> Value) -> Value {
+        match self.found(which) {
+            Found::These(all) => work(all),
+            Found::Unknown => Value::Unknown,
+        }
+    }
+
+    fn occurrence(&mut self, which: Which, occurrence: &Term, what: impl FnOnce(&Place) -> u64) -> Value {
+        let occurrence = self.value(occurrence);
+        occurrence.with(|number| {
+            match usize::try_from(number).ok().and_then(|number| number.checked_sub(1)) {
+                Some(index) => self
+                    .of(which, |all| all.get(index).map_or(Value::Undefined, |place| integer(what(place)))),
+                None => Value::Undefined,
+            }
+        })
+    }
+
+    fn found(&self, which: Which) -> Found<'_> {
+        let string = match (which, self.current) {
+            (Which::Number(string), _) | (Which::Current, Some(string)) => string,
+            (Which::Current, None) => return Found::Unknown,
+        };
+        let from = self.matches.partition_point(|place| place.string < string);
+        let to = self.matches.partition_point(|place| place.string <= string);
+        let all = self.matches.get(from..to).unwrap_or_default();
+        let is_uncertain = if all.is_empty() {
+            self.uncertain.anywhere().binary_search(&string).is_ok()
+        } else {
+            // The engine stops to count.
+            self.uncertain.is_sign(string)
+                || all.len() >= MAX_COUNTED as usize
+                || all.iter().any(Place::is_sign)
+        };
+        if is_uncertain { Found::Unknown } else { Found::These(all) }
+    }
+}
+
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn integer(number: u64) -> Value {
+    i64::try_from(number).map_or(Value::Undefined, Value::Integer)
+}
+
+/// The matches that begin from here to there.
+fn between(all: &[Place], from: u64, to: u64) -> &[Place] {
+    let start = all.partition_point(|place| place.offset < from);
+    let end = all.partition_point(|place| place.offset <= to);
+    all.get(start..end).unwrap_or_default()
+}
+
+/// So many of a hundred, rounded up, calculated as the engine does.
+fn percent(number: i64, count: usize) -> i64 {
+    (number as f64 / 100. * count as f64).ceil() as i64
+}
+
+fn calculate(operator: Operator, one: i64, other: i64) -> Value {
+    let shifted = |work: fn(i64, u32) -> Option<i64>| match u32::try_from(other) {
+        Ok(bits) => Some(work(one, bits).unwrap_or(0)),
+        Err(_) if other < 0 => None,
+        Err(_) => Some(0),
+    };
+    let number = match operator {
+        Operator::Add => Some(one.wrapping_add(other)),
+        Operator::Subtract => Some(one.wrapping_sub(other)),
+        Operator::Multiply => Some(one.wrapping_mul(other)),
+        Operator::Divide => one.checked_div(other),
+        Operator::Remainder => one.checked_rem(other),
+        Operator::Xor => Some(one ^ other),
+        Operator::And => Some(one & other),
+        Operator::Or => Some(one | other),
+        Operator::ShiftLeft => shifted(i64::checked_shl),
+        Operator::ShiftRight => shifted(i64::checked_shr),
+    };
+    number.map_or(Value::Undefined, Value::Integer)
+}
