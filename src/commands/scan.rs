@@ -68,12 +68,13 @@ pub(super) fn run(output: Output, args: &ScanArgs) -> Result<Outcome> {
 }
 
 fn plan(args: &ScanArgs) -> Result<Plan> {
-    let rules = match args.every {
-        _ if args.rules.is_empty() => Rules::none(),
+    let rules = match &args.rules {
+        none if none.is_empty() => Rules::none(),
         #[cfg(feature = "libyara")]
-        _ if args.libyara => Rules::load_for_libyara(&args.rules)?,
-        Some(_) => Rules::load_for_rescans(&args.rules)?,
-        None => Rules::load(&args.rules)?,
+        rules if args.libyara => Rules::load_for_libyara(rules)?,
+        // They take longer to load.
+        rules if args.every.is_some() || args.targets.len() > 1 => Rules::load_for_rescans(rules)?,
+        rules => Rules::load(rules)?,
     };
     let hashes = args.hashes.as_deref().map(HashList::load).transpose()?;
     // A path or hashes alone ask for files.
