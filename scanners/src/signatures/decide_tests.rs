@@ -1,8 +1,13 @@
 //! What is said of a region by its matches and its first bytes is what the engine says of the whole of it, for conditions of all kinds.
 
+use super::Rules;
 use super::cache::ScanCache;
+use super::conditions::rules as rules_in;
 use super::rescan_tests::{PIECES, Region, Scanner};
+use boreal_parser::hex_string::Token;
+use boreal_parser::rule::VariableDeclarationValue as Value;
 use proptest::prelude::*;
+use std::path::{Path, PathBuf};
 
 const PAGE: usize = 4096;
 
@@ -147,6 +152,15 @@ fn decisions_are_those_of_the_engine() {
     assert!(clean > 50 && silent * 3 > clean * 2, "{silent} of {clean} were decided");
 }
 
+/// Numbers that are the same in every run.
+fn numbers() -> impl FnMut() -> usize {
+    let mut state = 7usize;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 24
+    }
+}
+
 /// Each kind of condition by itself, so that none is left to chance.
 #[test]
 fn every_kind_of_condition_is_decided_as_by_the_engine() {
@@ -156,11 +170,7 @@ fn every_kind_of_condition_is_decided_as_by_the_engine() {
             let text = rules(&[(*leaf).to_owned(), format!("not ({leaf})")], far);
             let mut scanner = Scanner::new(&text);
             let cache = ScanCache::new(1 << 20).expect("random numbers");
-            let mut state = 7usize;
-            let mut next = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                state >> 24
-            };
+            let mut next = numbers();
             for round in 0..12 {
                 let region = Region::new(if round % 3 == 0 { &[2] } else { &[] }, 0);
                 let mut region = if round % 2 == 0 { region.of_file(100) } else { region };
@@ -183,4 +193,67 @@ fn every_kind_of_condition_is_decided_as_by_the_engine() {
         }
     }
     assert_eq!(undecided, ["entrypoint == 3", "math.entropy(0, 100) > 1.0", "1.5 < #a"]);
+}
+
+/// Bytes that strings of each rule match, as far as they are told without a choice.
+fn strings_below(path: &Path, found: &mut Vec<Vec<Vec<u8>>>) {
+    if path.is_dir() {
+        let mut inner: Vec<PathBuf> =
+            path.read_dir().expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+        inner.sort();
+        return inner.iter().for_each(|path| strings_below(path, found));
+    }
+    let text = String::from_utf8_lossy(&std::fs::read(path).expect("a file")).into_owned();
+    let Ok(file) = boreal_parser::parse(&text) else { return };
+    found.extend(rules_in(&file).map(|rule| {
+        let bytes = |value: &Value| match value {
+            Value::Bytes(bytes) => Some(bytes.clone()),
+            Value::HexString(tokens) => {
+                let byte = |token: &Token| if let Token::Byte(byte) = token { *byte } else { b'.' };
+                Some(tokens.iter().map(byte).collect())
+            }
+            Value::Regex(_) => None,
+        };
+        rule.variables.iter().filter_map(|string| bytes(&string.value)).collect()
+    }));
+}
+
+/// Rules from the field over regions and files with what their strings match, written to again and again.
+#[test]
+fn field_rules_are_decided_as_by_the_engine() {
+    let Some(field) = std::env::var_os("LYNCEUS_FIELD_RULES") else {
+        eprintln!("SKIPPED: field rule sets. LYNCEUS_FIELD_RULES names none.");
+        return;
+    };
+    for path in std::env::split_paths(&field) {
+        let mut strings = Vec::new();
+        strings_below(&path, &mut strings);
+        let mut scanner = Scanner::of(Rules::load_for_rescans(std::slice::from_ref(&path)).expect("rules"));
+        let (mut next, mut hits, mut clean) = (numbers(), 0, 0);
+        for round in 0..400 {
+            let cache = ScanCache::new(1 << 20).expect("random numbers");
+            let region = Region::new(if round % 3 == 0 { &[2] } else { &[] }, 0);
+            let mut region = if round % 2 == 0 { region.of_file(100) } else { region };
+            let head: &[u8] =
+                [b"MZ".as_slice(), b"\x7fELF\x02\x01\x01", b"PK\x03\x04", b"<?php ", b""][round % 5];
+            region.bytes[..head.len()].copy_from_slice(head);
+            for _ in 0..3 {
+                for string in &strings[next() % strings.len()] {
+                    let at = next() % (38 * PAGE);
+                    let len = string.len().min(PAGE);
+                    // Not all of them.
+                    if next() % 8 != 0 {
+                        region.bytes[at..at + len].copy_from_slice(&string[..len]);
+                    }
+                }
+                let full = scanner.scan(&region, None);
+                assert_eq!(scanner.scan(&region, Some(&cache)), full, "round {round}");
+                hits += full.hits.len();
+                clean += usize::from(full.hits.is_empty());
+            }
+        }
+        let silent = scanner.by_silence;
+        println!("{}: {hits} matches, {silent} of {clean} without one decided", path.display());
+        assert!(hits > 300 && silent > 0);
+    }
 }

@@ -172,7 +172,11 @@ pub(super) fn rules_of(text: &str) -> Rules {
 
 impl Scanner {
     pub(super) fn new(text: &str) -> Scanner {
-        Scanner { rules: rules_of(text), content: Content::default(), by_parts: 0, by_silence: 0 }
+        Scanner::of(rules_of(text))
+    }
+
+    pub(super) fn of(rules: Rules) -> Scanner {
+        Scanner { rules, content: Content::default(), by_parts: 0, by_silence: 0 }
     }
 
     pub(super) fn scan(&mut self, region: &Region, cache: Option<&ScanCache>) -> Verdict {
