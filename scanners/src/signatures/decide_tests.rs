@@ -175,7 +175,7 @@ fn every_kind_of_condition_is_decided_as_by_the_engine() {
                 let region = Region::new(if round % 3 == 0 { &[2] } else { &[] }, 0);
                 let mut region = if round % 2 == 0 { region.of_file(100) } else { region };
                 for _ in 0..round {
-                    let at = if next() % 4 == 0 { 0 } else { next() % (4 * PAGE) };
+                    let at = if next().is_multiple_of(4) { 0 } else { next() % (4 * PAGE) };
                     region.write(at, next() % PIECES.len());
                 }
                 let full = scanner.scan(&region, None);
@@ -242,7 +242,7 @@ fn field_rules_are_decided_as_by_the_engine() {
                     let at = next() % (38 * PAGE);
                     let len = string.len().min(PAGE);
                     // Not all of them.
-                    if next() % 8 != 0 {
+                    if !next().is_multiple_of(8) {
                         region.bytes[at..at + len].copy_from_slice(&string[..len]);
                     }
                 }

@@ -182,9 +182,7 @@ impl ScanEngine for Boreal {
             Fragments::These(fragments) => Some(fragments),
             Fragments::All => None,
         };
-        let for_parts = self.parts.as_ref().filter(|_| fragments.is_some());
-        let mut scanner =
-            for_parts.and_then(|parts| parts.scanner(content)).unwrap_or_else(|| self.scanner.clone());
+        let mut scanner = self.scanner.clone();
         scanner.set_scan_params(params(content, budget));
         if content.is_file() {
             for (name, value) in externals.pairs() {

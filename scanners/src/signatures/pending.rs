@@ -24,8 +24,8 @@ const PAGE_BYTES: usize = 4096;
 /// Bytes and regions that wait before they are searched.
 const MAX_BYTES: usize = 512 << 10;
 const MAX_REGIONS: usize = 256;
-/// A region of which more pages are new is scanned whole.
-const MAX_NEW_PAGES: usize = 2048;
+/// A region of which more pages are new is scanned whole: 64 MB.
+const MAX_NEW_PAGES: usize = 1 << 14;
 
 /// A region whose new pages wait to be searched.
 #[derive(Debug)]
@@ -178,6 +178,8 @@ impl Pending {
         });
         let regions = regions.collect();
         self.bytes.clear();
+        // Of a large region nothing must stay.
+        self.bytes.shrink_to(2 * MAX_BYTES);
         self.parts.clear();
         self.pages.clear();
         self.by_key.clear();

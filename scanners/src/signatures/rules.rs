@@ -171,7 +171,7 @@ impl Rules {
             }
         }
         let digest: [u8; blake3::OUT_LEN] = digest.finalize().into();
-        let texts = sources.iter().map(|source| (&*source.namespace, &*source.text));
+        let texts = sources.iter().map(|source| &*source.text);
         let parts = for_rescans.then(|| ByParts::new(texts)).flatten();
         let engine = Boreal::new(scanner, digest, parts);
         Rules {

@@ -58,6 +58,8 @@ pub(super) struct Search<'s> {
     pub(super) rules: &'s [u8; blake3::OUT_LEN],
     pub(super) cache: &'s ScanCache,
     pub(super) budget: Duration,
+    /// Whether the rules can be held against parts of the region.
+    pub(super) parts_do: bool,
 }
 
 /// A match that begins in a window: 24 bits for the string, 12 for where it begins, 12 for how long it is.
@@ -178,7 +180,8 @@ impl Search<'_> {
                 return Fragments::None;
             }
         }
-        self.around_matches(content, &places).map_or(Fragments::All, Fragments::These)
+        let fragments = if self.parts_do { self.around_matches(content, &places) } else { None };
+        fragments.map_or(Fragments::All, Fragments::These)
     }
 
     /// All matches of strings that do not reach far, and all markers, or signs of them where these will do; none if they cannot be found

@@ -312,6 +312,15 @@ struct Evaluation<'e> {
     steps: u32,
 }
 
+/// How many are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Quota {
+    All,
+    None,
+    /// One or more.
+    AtLeast(i64),
+}
+
 /// What was found of a string.
 enum Found<'f> {
     These(&'f [Place]),
@@ -470,56 +479,58 @@ impl Evaluation<'_> {
         asides.get(number, self.may_be_program, named)
     }
 
-    /// For so many of `count`.
+    /// How many of `count` are asked for, or what that alone says.
+    fn quota(&mut self, selection: &Selection, count: usize) -> Result<Quota, Value> {
+        let (wanted, is_part) = match selection {
+            Selection::All => return Ok(Quota::All),
+            Selection::None => return Ok(Quota::None),
+            Selection::AtLeast(wanted) => (wanted, false),
+            Selection::Percent(wanted) => (wanted, true),
+        };
+        match self.value(wanted) {
+            Value::Integer(0) if !is_part => Ok(Quota::None),
+            Value::Integer(number) => match if is_part { percent(number, count) } else { number } {
+                wanted @ 1.. => Ok(Quota::AtLeast(wanted)),
+                _ => Err(Value::Boolean(true)),
+            },
+            Value::Unknown => Err(Value::Unknown),
+            Value::Undefined | Value::Untrue | Value::Boolean(_) => Err(Value::Boolean(false)),
+        }
+    }
+
+    /// Whether so many of `count` are true.
     fn selected(
         &mut self,
         selection: &Selection,
         count: usize,
         mut body: impl FnMut(&mut Self, usize) -> Value,
     ) -> Value {
-        let wanted = match selection {
-            Selection::All | Selection::None => Value::Unknown,
-            Selection::AtLeast(wanted) | Selection::Percent(wanted) => match self.value(wanted) {
-                Value::Integer(number) => Value::Integer(number),
-                Value::Unknown => return Value::Unknown,
-                Value::Undefined | Value::Untrue | Value::Boolean(_) => return Value::Boolean(false),
-            },
+        let quota = match self.quota(selection, count) {
+            Ok(quota) => quota,
+            Err(value) => return value,
         };
-        let is_none = matches!(selection, Selection::None)
-            || (matches!(selection, Selection::AtLeast(_)) && wanted == Value::Integer(0));
-        let wanted = match (selection, wanted) {
-            (Selection::AtLeast(_), Value::Integer(number)) => number,
-            (Selection::Percent(_), Value::Integer(number)) => percent(number, count),
-            _ => i64::try_from(count).unwrap_or(i64::MAX),
-        };
-        if !is_none && wanted <= 0 && !matches!(selection, Selection::All) {
-            return Value::Boolean(true);
-        }
         let (mut sure, mut unsure) = (0i64, 0i64);
         for index in 0..count {
-            match body(self, index).truth() {
-                Value::Boolean(true) => sure = sure.saturating_add(1),
-                Value::Unknown => unsure = unsure.saturating_add(1),
-                _ if matches!(selection, Selection::All) => return Value::Boolean(false),
-                _ => {}
-            }
+            let value = body(self, index).truth();
             if self.steps > MAX_STEPS {
                 return Value::Unknown;
             }
-            match is_none {
-                true if sure > 0 => return Value::Boolean(false),
-                false if sure >= wanted && !matches!(selection, Selection::All) => {
-                    return Value::Boolean(true);
-                }
+            match value {
+                Value::Boolean(true) => sure = sure.saturating_add(1),
+                Value::Unknown => unsure = unsure.saturating_add(1),
+                _ if quota == Quota::All => return Value::Boolean(false),
+                _ => {}
+            }
+            match quota {
+                Quota::None if sure > 0 => return Value::Boolean(false),
+                Quota::AtLeast(wanted) if sure >= wanted => return Value::Boolean(true),
                 _ => {}
             }
         }
-        match (is_none, unsure) {
-            (true, 0) => Value::Boolean(true),
-            (true, _) => Value::Unknown,
-            (false, 0) => Value::Boolean(sure >= wanted),
-            (false, _) if sure.saturating_add(unsure) < wanted => Value::Boolean(false),
-            (false, _) => Value::Unknown,
+        match quota {
+            Quota::All | Quota::None if unsure == 0 => Value::Boolean(true),
+            Quota::AtLeast(wanted) if sure.saturating_add(unsure) < wanted => Value::Boolean(false),
+            _ => Value::Unknown,
         }
     }
 
@@ -558,15 +569,7 @@ impl Evaluation<'_> {
 
     /// A loop over nothing is false, unless it asks for less than nothing.
     fn of_nothing(&mut self, selection: &Selection) -> Value {
-        match selection {
-            Selection::All | Selection::None => Value::Boolean(false),
-            Selection::AtLeast(wanted) => match self.value(wanted) {
-                Value::Integer(number) => Value::Boolean(number < 0),
-                Value::Unknown => Value::Unknown,
-                _ => Value::Boolean(false),
-            },
-            Selection::Percent(_) => Value::Unknown,
-        }
+        self.quota(selection, 0).map_or_else(|value| value, |_| Value::Boolean(false))
     }
 
     fn read(&self, kind: ReadIntegerType, at: i64) -> Value {

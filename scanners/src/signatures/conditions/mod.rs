@@ -1,7 +1,7 @@
 //! What conditions of rules ask of a region besides which strings match where in it.
 //!
 //! *Does*: says what a set of rules can be told without the whole region: whether one of them may hold ([`Conditions`]), which programs
-//! modules take apart, whether a file can be judged by parts of it, and where its size is asked for.
+//! modules take apart, and whether a file can be judged by parts of it.
 //! *Never*: promises what it has not understood: what it cannot decide counts as asking.
 
 mod asides;
@@ -17,7 +17,6 @@ use boreal_parser::expression::{
 use boreal_parser::file::{YaraFile, YaraFileComponent};
 use boreal_parser::rule::Rule;
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 /// Modules that take programs apart, and how these begin: PE, ELF, DEX, Mach-O.
 const PROGRAM_MODULES: [&str; 5] = ["pe", "dotnet", "elf", "dex", "macho"];
@@ -37,8 +36,6 @@ const MACHO: [&[u8]; 7] = [
 const PLAIN_MODULES: [&str; 5] = ["console", "hash", "math", "string", "time"];
 /// Functions of `math` that count in all of a file where they are given no range; over fragments they have no value.
 const WHOLE_FUNCTIONS: [&str; 3] = ["count", "mode", "percentage"];
-/// Stands for `filesize` where a file is judged by fragments, which the engine gives no size.
-pub(super) const FILE_SIZE: &str = "lynceus_filesize";
 
 /// What all conditions of some rules ask for together.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -47,8 +44,6 @@ pub(super) struct Asked {
     pub(super) magics: Vec<&'static [u8]>,
     /// Something is said of a file only where the engine has all of it in one piece.
     pub(super) of_whole_files: bool,
-    /// The size of a file.
-    pub(super) of_sizes: bool,
 }
 
 impl Asked {
@@ -67,8 +62,11 @@ impl Asked {
                     if matches!(one.expr, Kind::Entrypoint) {
                         magics.extend(PE.iter().chain(&ELF));
                     }
-                    asked.of_whole_files |= matches!(&one.expr, Kind::Identifier(name) if wants_whole(name));
-                    asked.of_sizes |= matches!(one.expr, Kind::Filesize);
+                    asked.of_whole_files |= match &one.expr {
+                        Kind::Filesize => true,
+                        Kind::Identifier(name) => wants_whole(name),
+                        _ => false,
+                    };
                 });
             }
         }
@@ -87,34 +85,6 @@ fn magics_of(module: &str) -> &'static [&'static [u8]] {
         _ if PLAIN_MODULES.contains(&module) => &[],
         _ => &[b""],
     }
-}
-
-/// A rule file's text with [`FILE_SIZE`] for every `filesize`; none where that cannot be done for sure.
-pub(super) fn with_sizes_told(text: &str) -> Option<String> {
-    if text.contains(FILE_SIZE) {
-        return None;
-    }
-    let file = boreal_parser::parse(text).ok()?;
-    let mut sizes: Vec<Range<usize>> = Vec::new();
-    for rule in rules(&file) {
-        each(&rule.condition, &mut |one| {
-            if matches!(one.expr, Kind::Filesize) {
-                sizes.push(one.span.clone());
-            }
-        });
-    }
-    sizes.sort_by_key(|span| span.start);
-    let (mut told, mut done) = (String::with_capacity(text.len()), 0);
-    for span in sizes {
-        told.push_str(text.get(done..span.start)?);
-        if text.get(span.clone())? != "filesize" {
-            return None;
-        }
-        told.push_str(FILE_SIZE);
-        done = span.end;
-    }
-    told.push_str(text.get(done..)?);
-    Some(told)
 }
 
 /// The rules of a file, without its imports and includes.
@@ -302,19 +272,9 @@ mod tests {
         assert_eq!(asked(&format!("import \"elf\" {}", rule("$a"))).magics, ELF);
         assert_eq!(asked(&rule("$a at entrypoint")).magics.len(), 2);
         let math = |condition: &str| asked(&format!("import \"math\" {}", rule(condition))).of_whole_files;
-        assert!(!math("math.entropy(0, filesize) > 1.0"));
+        assert!(!math("math.entropy(0, 1000) > 1.0"));
+        assert!(math("$a at filesize - 10"));
         assert!(math("$a and (math.count(1) > 2 or $b)"));
         assert!(math("for any i in (math.mode()..10) : (@a[i] > 1)"));
-    }
-
-    #[test]
-    fn sizes_are_told_by_another_name() {
-        let text = "rule r { meta: a = \"filesize\" strings: $a = \"filesize\" // filesize\n condition: $a at filesize - 10 and (filesize<10KB or uint8(filesize) == 1 or for any i in (1..filesize) : ( @a[i] == filesize )) }";
-        let told = with_sizes_told(text).expect("a text");
-        assert_eq!(told.matches(FILE_SIZE).count(), 5);
-        assert!(told.contains("meta: a = \"filesize\" strings: $a = \"filesize\" // filesize\n"));
-        assert_eq!(told.replace(FILE_SIZE, "filesize"), text);
-        assert!(asked(text).of_sizes && !asked(&told).of_sizes);
-        assert_eq!(with_sizes_told(&told), None, "nobody else may use the name");
     }
 }
