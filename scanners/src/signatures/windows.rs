@@ -5,8 +5,9 @@
 //! searched in the windows that are not known. Where a rule may hold then, its verdict comes from the rules themselves, over fragments of
 //! the region that hold every match. Strings whose matches may reach far are searched for in the whole region where their markers are in
 //! it. A file is such a region as well: one run, holes as zeros.
-//! *Trusts*: nothing: before a verdict is taken from fragments, they are searched for all strings, and must hold the very matches that
-//! are known of the region. Otherwise all of it is scanned. Conditions that read bytes of the region read the whole region.
+//! *Trusts*: what is said of conditions by the matches (`conditions`). Before a verdict is taken from fragments, these are searched for all
+//! strings, and must hold the very matches that are known of the region. Otherwise all of it is scanned. Conditions that read bytes read
+//! the whole region.
 //! *Never*: remembers a window in which the engine stopped counting, or cuts a program into pieces where rules take programs apart.
 
 use super::cache::{Places, ScanCache};

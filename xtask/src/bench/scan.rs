@@ -87,7 +87,8 @@ pub(crate) fn markdown(scans: &Scans) -> String {
 const METHOD: &str = "
 The lab's guest with kernel 6.12 and 512 MB, mapped; processes, cached files and the kernel, and then all RAM. A *full scan* is what the
 command does once: it scans equal content once, however many processes map it; *without a cache* all of it is scanned, as the engines do
-with the flat buffer, which holds each region's bytes. The fastest of nine rounds, because what else runs on the machine only ever makes
+with the flat buffer, which holds each region's bytes. A *first scan with a cache* is what the appliance and `lynceus scan --every` begin
+with: it searches equal pages once, which takes rules that are longer to load. The fastest of nine rounds, because what else runs on the machine only ever makes
 a round slower. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed: the engine has less to
 check than with rules from the field, which must not be copied here; `LYNCEUS_BENCH_RULES` names a folder of others.
 *In clusters*: eight neighbouring pages of memory that processes may write to, and so on

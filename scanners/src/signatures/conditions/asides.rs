@@ -4,7 +4,7 @@
 //! *Trusts*: the engine. *Never*: decides what it refused to compile.
 
 use super::PROGRAM_MODULES;
-use super::decide::Value;
+use super::evaluate::Value;
 use crate::signatures::engine::Externals;
 use crate::signatures::rules::compiler;
 use boreal::Scanner;
@@ -46,12 +46,10 @@ impl Compiler {
     }
 
     pub(super) fn finish(self) -> Asides {
-        let all = compile(self.texts.iter().map(|(text, _)| Some(text.as_str())));
-        let plain = said(&all.0, self.texts.len());
-        let compiled = all.1.into_iter();
-        let plain =
-            plain.into_iter().zip(compiled).map(|(value, done)| if done { value } else { Value::Unknown });
-        let plain = plain.zip(self.texts.iter().map(|(_, mentions)| *mentions)).collect();
+        let (scanner, compiled) = compile(self.texts.iter().map(|(text, _)| Some(text.as_str())));
+        let values = said(&scanner, self.texts.len()).into_iter().zip(compiled);
+        let values = values.map(|(value, is_compiled)| if is_compiled { value } else { Value::Unknown });
+        let plain = values.zip(self.texts.iter().map(|(_, mentions)| *mentions)).collect();
         let named = self.texts.iter().map(|(text, mentions)| mentions.names.then_some(text.as_str()));
         let named = self.texts.iter().any(|(_, mentions)| mentions.names).then(|| compile(named).0);
         Asides { plain, named }

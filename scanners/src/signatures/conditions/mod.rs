@@ -6,6 +6,7 @@
 
 mod asides;
 mod decide;
+mod evaluate;
 mod terms;
 
 pub(super) use decide::{Certain, Conditions, Facts, Uncertain};

@@ -90,6 +90,55 @@ pub(super) enum Relation {
     AtLeast,
 }
 
+impl Term {
+    /// The rules that it asks for.
+    pub(super) fn rules(&self, found: &mut Vec<u32>) {
+        match self {
+            Term::Rule(number) => found.push(*number),
+            Term::OfRules(selection, rules) => {
+                found.extend(rules);
+                selection.rules(found);
+            }
+            Term::And(all) | Term::Or(all) => all.iter().for_each(|one| one.rules(found)),
+            Term::Arithmetic(_, two) | Term::Compare(_, two) | Term::CountIn(_, two) | Term::In(_, two) => {
+                two.iter().for_each(|one| one.rules(found));
+            }
+            Term::OfNumbers(selection, three) => {
+                selection.rules(found);
+                three.iter().for_each(|one| one.rules(found));
+            }
+            Term::Of(selection, _, body) => {
+                selection.rules(found);
+                body.rules(found);
+            }
+            Term::Read(_, one)
+            | Term::Offset(_, one)
+            | Term::Length(_, one)
+            | Term::Negative(one)
+            | Term::Complement(one)
+            | Term::Not(one)
+            | Term::Defined(one)
+            | Term::At(_, one) => one.rules(found),
+            Term::Unknown
+            | Term::Boolean(_)
+            | Term::Integer(_)
+            | Term::FileSize
+            | Term::Count(_)
+            | Term::Matches(_)
+            | Term::Bound(_)
+            | Term::Aside(_) => {}
+        }
+    }
+}
+
+impl Selection {
+    fn rules(&self, found: &mut Vec<u32>) {
+        if let Selection::AtLeast(count) | Selection::Percent(count) = self {
+            count.rules(found);
+        }
+    }
+}
+
 /// Turns the conditions of one namespace into terms.
 pub(super) struct Builder<'b> {
     text: &'b str,
