@@ -53,11 +53,13 @@ pub(super) struct Finder {
 impl Finder {
     /// The strings of these rule files; none if that cannot be done for all of them.
     pub(super) fn new<'f>(files: impl Iterator<Item = (&'f str, &'f YaraFile)>) -> Option<Finder> {
-        let (mut near, mut far, mut is_far, mut unmarked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut near, mut far) = (Vec::new(), Vec::new());
+        let (mut is_far, mut unmarked) = (Vec::new(), Vec::new());
         for (text, file) in files {
             for string in rules(file).flat_map(|rule| &rule.variables) {
                 let number = u32::try_from(is_far.len()).ok()?;
-                let bare = bare(text, number, string)?;
+                let name = format!("s{number}");
+                let bare = Bare { name: name.clone(), value: value(text, string)?, of: Some(string) };
                 let reaches_far = reach(string).is_none_or(|reach| reach > MAX_NEAR_BYTES);
                 is_far.push(reaches_far);
                 if !reaches_far {
@@ -66,7 +68,7 @@ impl Finder {
                 }
                 far.push(bare);
                 match marker(string) {
-                    Some(marker) => near.push(format!("$s{number} = {marker}")),
+                    Some(marker) => near.push(Bare { name, value: marker, of: None }),
                     None => unmarked.push(number),
                 }
             }
@@ -150,34 +152,54 @@ fn take_places(rule: &EvaluatedRule<'_>, places: &mut Vec<Place>) -> Option<()> 
     Some(())
 }
 
-/// One rule of strings.
-fn compile(strings: &[String]) -> Option<Scanner> {
+/// A string's declaration with a number for a name, and public.
+struct Bare<'s> {
+    name: String,
+    value: String,
+    /// The string, where it is not its marker.
+    of: Option<&'s VariableDeclaration>,
+}
+
+/// One rule of strings. Read back, each must be what it was.
+fn compile(strings: &[Bare<'_>]) -> Option<Scanner> {
     let condition = if strings.is_empty() { "false" } else { "any of them" };
-    let heading = if strings.is_empty() { "" } else { "strings:" };
-    let text = format!("rule found {{ {heading}\n{}\ncondition: {condition} }}", strings.join("\n"));
+    let mut text = String::from("rule found { ");
+    if !strings.is_empty() {
+        text.push_str("strings:");
+    }
+    strings.iter().for_each(|string| text.extend(["\n$", &string.name, " = ", &string.value]));
+    text.extend(["\ncondition: ", condition, " }"]);
+    let file = boreal_parser::parse(&text).ok()?;
+    let read = &rules(&file).next()?.variables;
+    let same = |(read, string): (&VariableDeclaration, &Bare<'_>)| {
+        read.name == string.name && string.of.is_none_or(|of| is_same(read, of))
+    };
+    if read.len() != strings.len() || !read.iter().zip(strings).all(same) {
+        return None;
+    }
     let mut compiler = compiler();
     compiler.set_params(params().max_strings_per_rule(usize::MAX));
     compiler.add_rules_str(&text).ok()?;
     Some(compiler.finalize())
 }
 
-/// A string's declaration with a number for a name, and public. Read back, it must be what it was.
-fn bare(text: &str, number: u32, string: &VariableDeclaration) -> Option<String> {
-    let declared = text.get(string.span.clone())?;
-    let (_, value) = declared.split_once('=')?;
-    let mut value = value.to_owned();
+/// What stands behind a string's name in a rule file, without `private`.
+fn value(text: &str, string: &VariableDeclaration) -> Option<String> {
+    let (_, value) = text.get(string.span.clone())?.split_once('=')?;
+    let mut value = value.trim_start().to_owned();
     if string.modifiers.private {
         let at = value.rfind("private")?;
         value.replace_range(at..at.saturating_add("private".len()), "");
     }
-    let bare = format!("$s{number} = {value}");
-    let read = boreal_parser::parse(&format!("rule r {{ strings: {bare}\ncondition: any of them }}")).ok()?;
-    let [read] = &rules(&read).next()?.variables[..] else { return None };
-    let mut modifiers = string.modifiers.clone();
+    Some(value)
+}
+
+/// Whether a string is another one, but for its name and whether it is told of.
+fn is_same(one: &VariableDeclaration, other: &VariableDeclaration) -> bool {
+    let mut modifiers = other.modifiers.clone();
     modifiers.private = false;
     // Where a regular expression stands in its file is part of what the parser gives.
-    let same = reach(read) == reach(string) && same_value(&read.value, &string.value);
-    (same && read.modifiers == modifiers && read.name == format!("s{number}")).then_some(bare)
+    reach(one) == reach(other) && same_value(&one.value, &other.value) && one.modifiers == modifiers
 }
 
 fn same_value(

@@ -22,13 +22,11 @@ pub(super) struct ByParts {
 }
 
 impl ByParts {
-    /// For rules with these texts; none if their strings cannot be found alone.
-    pub(super) fn new<'s>(texts: impl Iterator<Item = &'s str>) -> Option<ByParts> {
-        let read = |text| boreal_parser::parse(text).map(|file| (text, file));
-        let files: Vec<(&str, YaraFile)> = texts.map(read).collect::<Result<_, _>>().ok()?;
+    /// For rule files with these texts; none if their strings cannot be found alone.
+    pub(super) fn new(files: &[(&str, YaraFile)]) -> Option<ByParts> {
         let asked = Asked::by(files.iter().map(|(_, file)| file));
         let finder = Finder::new(files.iter().map(|(text, file)| (*text, file)))?;
-        let conditions = Conditions::new(&files, &finder, asked.magics.clone());
+        let conditions = Conditions::new(files, &finder, asked.magics.clone());
         Some(ByParts { finder, conditions, asked })
     }
 

@@ -158,7 +158,7 @@ impl Rules {
 
     fn of(scanner: Scanner, sources: &[Source], bad: Vec<BadRules>, for_rescans: bool) -> Rules {
         let (mut digest, mut text_digest) = (blake3::Hasher::new(), blake3::Hasher::new());
-        let (mut unserved, mut asks_for_names) = (Vec::new(), false);
+        let (mut unserved, mut asks_for_names, mut files) = (Vec::new(), false, Vec::new());
         for source in sources {
             for part in [&source.namespace, &source.text] {
                 digest.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
@@ -168,11 +168,14 @@ impl Rules {
             // What compiled can be parsed.
             if let Ok(file) = boreal_parser::parse(&source.text) {
                 unserved.extend(served::unserved(&source.namespace, &file));
+                if for_rescans {
+                    files.push((&*source.text, file));
+                }
             }
         }
         let digest: [u8; blake3::OUT_LEN] = digest.finalize().into();
-        let texts = sources.iter().map(|source| &*source.text);
-        let parts = for_rescans.then(|| ByParts::new(texts)).flatten();
+        let has_all = for_rescans && files.len() == sources.len();
+        let parts = if has_all { ByParts::new(&files) } else { None };
         let engine = Boreal::new(scanner, digest, parts);
         Rules {
             count: engine.about().len(),
