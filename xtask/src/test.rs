@@ -13,7 +13,13 @@ pub(crate) fn run_all(passed_on: &[String]) -> Result<()> {
     lynceus_lab::kernels::fetch_all()?;
     let oracle = Volatility::install();
     let multiplies = Carryless::new().is_some();
-    let skipped = [(oracle.is_err(), "volatility_"), (!is_root(), "packets_"), (!multiplies, "carryless_")];
+    let has_field_rules = std::env::var_os("LYNCEUS_FIELD_RULES").is_some();
+    let skipped = [
+        (oracle.is_err(), "volatility_"),
+        (!is_root(), "packets_"),
+        (!multiplies, "carryless_"),
+        (!has_field_rules, "field_rules_"),
+    ];
     let passed = run(&mut workspace(passed_on, &skipped)).and_then(|()| run(&mut libyara()));
     if !is_root() {
         eprintln!(
@@ -23,6 +29,11 @@ pub(crate) fn run_all(passed_on: &[String]) -> Result<()> {
     if !multiplies {
         eprintln!(
             "\nSKIPPED: digests by carry-less products (`carryless_*`): this processor lacks AVX-512 or VPCLMULQDQ"
+        );
+    }
+    if !has_field_rules {
+        eprintln!(
+            "\nSKIPPED: rules from the field (`field_rules_*`, tests/engines.rs): LYNCEUS_FIELD_RULES names no folder"
         );
     }
     if let Err(reason) = oracle {

@@ -4,10 +4,13 @@
 //! [`Value::Unknown`]. A test holds it against the engine.
 //! *Never*: decides what the engine may decide otherwise; goes on without end.
 
+mod loops;
+mod strings;
+
 use super::asides::Asides;
 use super::decide::Uncertain;
-use super::terms::{Operator, Relation, Selection, Term, Which};
-use crate::signatures::engine::{Externals, MAX_COUNTED};
+use super::terms::{Operator, Relation, Term};
+use crate::signatures::engine::Externals;
 use crate::signatures::finder::Place;
 use crate::signatures::heads::{Bytes, Heads};
 use boreal_parser::expression::ReadIntegerType;
@@ -87,21 +90,6 @@ pub(super) struct Evaluation<'e> {
     steps: u32,
 }
 
-/// How many are asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Quota {
-    All,
-    None,
-    /// One or more.
-    AtLeast(i64),
-}
-
-/// What was found of a string.
-enum Found<'f> {
-    These(&'f [Place]),
-    Unknown,
-}
-
 impl<'e> Evaluation<'e> {
     pub(super) fn new(known: Known<'e>) -> Evaluation<'e> {
         Evaluation { known, truths: Vec::new(), current: None, bound: Vec::new(), steps: 0 }
@@ -150,52 +138,17 @@ impl<'e> Evaluation<'e> {
             Term::Or(all) => self.all(all, true),
             Term::Bound(index) => self.bound.get(*index).copied().unwrap_or(Value::Unknown),
             Term::Rule(number) => self.rule(*number),
-            Term::OfRules(selection, rules) => {
-                self.selected(selection, rules.len(), |evaluation, index| match rules.get(index) {
-                    Some(rule) => evaluation.rule(*rule),
-                    None => Value::Unknown,
-                })
-            }
+            Term::OfRules(selection, rules) => self.of_rules(selection, rules),
             Term::OfNumbers(selection, three) => self.of_numbers(selection, three),
-            Term::Of(selection, strings, body) => {
-                let before = self.current;
-                let value = self.selected(selection, strings.len(), |evaluation, index| {
-                    evaluation.current = strings.get(index).copied();
-                    evaluation.value(body)
-                });
-                self.current = before;
-                value
-            }
+            Term::Of(selection, strings, body) => self.of_strings(selection, strings, body),
             Term::Aside(number) => self.aside(*number),
-            Term::Count(which) => self.of(*which, |all| integer(all.len() as u64)),
-            Term::Matches(which) => self.of(*which, |all| Value::Boolean(!all.is_empty())),
-            Term::Offset(which, occurrence) => self.occurrence(*which, occurrence, |place| place.offset),
-            Term::Length(which, occurrence) => self.occurrence(*which, occurrence, |place| place.len),
-            // Wherever that is.
-            Term::At(which, _) | Term::In(which, _)
-                if self.of(*which, |all| Value::Boolean(all.is_empty())) == Value::Boolean(true) =>
-            {
-                Value::Untrue
-            }
-            Term::At(which, at) => {
-                let at = self.value(at);
-                at.with(|at| match u64::try_from(at) {
-                    Ok(at) => self.of(*which, |all| Value::Boolean(!between(all, at, at).is_empty())),
-                    Err(_) => Value::Boolean(false),
-                })
-            }
-            Term::In(which, two) => {
-                self.numbers_of(two, |evaluation, from, to| match (u64::try_from(from), u64::try_from(to)) {
-                    (Ok(from), Ok(to)) if from <= to => {
-                        evaluation.of(*which, |all| Value::Boolean(!between(all, from, to).is_empty()))
-                    }
-                    _ => Value::Boolean(false),
-                })
-            }
-            Term::CountIn(which, two) => self.numbers_of(two, |evaluation, from, to| {
-                let [from, to] = [from, to].map(|number| u64::try_from(number).unwrap_or(0));
-                evaluation.of(*which, |all| integer(between(all, from, to).len() as u64))
-            }),
+            Term::Count(_)
+            | Term::CountIn(..)
+            | Term::Matches(_)
+            | Term::Offset(..)
+            | Term::Length(..)
+            | Term::At(..)
+            | Term::In(..) => self.of_string(term),
         }
     }
 
@@ -269,99 +222,6 @@ impl<'e> Evaluation<'e> {
         asides.get(number, *may_be_program, named)
     }
 
-    /// How many of `count` are asked for, or what that alone says.
-    fn quota(&mut self, selection: &Selection, count: usize) -> Result<Quota, Value> {
-        let (wanted, is_part) = match selection {
-            Selection::All => return Ok(Quota::All),
-            Selection::None => return Ok(Quota::None),
-            Selection::AtLeast(wanted) => (wanted, false),
-            Selection::Percent(wanted) => (wanted, true),
-        };
-        match self.value(wanted) {
-            Value::Integer(0) if !is_part => Ok(Quota::None),
-            Value::Integer(number) => match if is_part { percent(number, count) } else { number } {
-                wanted @ 1.. => Ok(Quota::AtLeast(wanted)),
-                _ => Err(Value::Boolean(true)),
-            },
-            Value::Unknown => Err(Value::Unknown),
-            Value::Undefined | Value::Untrue | Value::Boolean(_) => Err(Value::Boolean(false)),
-        }
-    }
-
-    /// Whether so many of `count` are true.
-    fn selected(
-        &mut self,
-        selection: &Selection,
-        count: usize,
-        mut body: impl FnMut(&mut Self, usize) -> Value,
-    ) -> Value {
-        let quota = match self.quota(selection, count) {
-            Ok(quota) => quota,
-            Err(value) => return value,
-        };
-        let (mut sure, mut unsure) = (0i64, 0i64);
-        for index in 0..count {
-            let value = body(self, index).truth();
-            if self.steps > MAX_STEPS {
-                return Value::Unknown;
-            }
-            match value {
-                Value::Boolean(true) => sure = sure.saturating_add(1),
-                Value::Unknown => unsure = unsure.saturating_add(1),
-                _ if quota == Quota::All => return Value::Boolean(false),
-                _ => {}
-            }
-            match quota {
-                Quota::None if sure > 0 => return Value::Boolean(false),
-                Quota::AtLeast(wanted) if sure >= wanted => return Value::Boolean(true),
-                _ => {}
-            }
-        }
-        match quota {
-            Quota::All | Quota::None if unsure == 0 => Value::Boolean(true),
-            Quota::AtLeast(wanted) if sure.saturating_add(unsure) < wanted => Value::Boolean(false),
-            _ => Value::Unknown,
-        }
-    }
-
-    fn of_numbers(&mut self, selection: &Selection, [from, to, body]: &[Term; 3]) -> Value {
-        let depth = self.bound.len();
-        let (from, to) = match [from, to].map(|term| self.value(term).number()) {
-            [Some(Value::Integer(from)), Some(Value::Integer(to))] => (from, to),
-            [None, _] | [_, None] => return self.of_nothing(selection),
-            _ => {
-                self.bound.push(Value::Unknown);
-                let value = self.value(body);
-                self.bound.truncate(depth);
-                let wants_some = match selection {
-                    Selection::All => true,
-                    Selection::AtLeast(wanted) => matches!(**wanted, Term::Integer(1..)),
-                    Selection::None | Selection::Percent(_) => false,
-                };
-                // For no number, however many there are.
-                let is_false = wants_some && !value.may_be_true();
-                return if is_false { Value::Boolean(false) } else { Value::Unknown };
-            }
-        };
-        if from > to {
-            return self.of_nothing(selection);
-        }
-        let count = to.checked_sub(from).and_then(|last| usize::try_from(last).ok()?.checked_add(1));
-        let Some(count) = count.filter(|count| *count <= MAX_STEPS as usize) else { return Value::Unknown };
-        self.selected(selection, count, |evaluation, index| {
-            let number = i64::try_from(index).ok().and_then(|index| from.checked_add(index));
-            evaluation.bound.push(number.map_or(Value::Unknown, Value::Integer));
-            let value = evaluation.value(body);
-            evaluation.bound.truncate(depth);
-            value
-        })
-    }
-
-    /// A loop over nothing is false, unless it asks for less than nothing.
-    fn of_nothing(&mut self, selection: &Selection) -> Value {
-        self.quota(selection, 0).map_or_else(|value| value, |_| Value::Boolean(false))
-    }
-
     fn read(&self, kind: ReadIntegerType, at: i64) -> Value {
         use ReadIntegerType as Kind;
         let Ok(at) = u64::try_from(at) else { return Value::Undefined };
@@ -389,58 +249,10 @@ impl<'e> Evaluation<'e> {
             _ => number,
         })
     }
-
-    fn of(&self, which: Which, work: impl FnOnce(&[Place]) -> Value) -> Value {
-        match self.found(which) {
-            Found::These(all) => work(all),
-            Found::Unknown => Value::Unknown,
-        }
-    }
-
-    fn occurrence(&mut self, which: Which, occurrence: &Term, what: impl FnOnce(&Place) -> u64) -> Value {
-        let occurrence = self.value(occurrence);
-        occurrence.with(|number| {
-            match usize::try_from(number).ok().and_then(|number| number.checked_sub(1)) {
-                Some(index) => self
-                    .of(which, |all| all.get(index).map_or(Value::Undefined, |place| integer(what(place)))),
-                None => Value::Undefined,
-            }
-        })
-    }
-
-    fn found(&self, which: Which) -> Found<'_> {
-        let string = match (which, self.current) {
-            (Which::Number(string), _) | (Which::Current, Some(string)) => string,
-            (Which::Current, None) => return Found::Unknown,
-        };
-        let Known { matches, uncertain, .. } = &self.known;
-        let from = matches.partition_point(|place| place.string < string);
-        let to = matches.partition_point(|place| place.string <= string);
-        let all = matches.get(from..to).unwrap_or_default();
-        let is_uncertain = if all.is_empty() {
-            uncertain.anywhere().binary_search(&string).is_ok()
-        } else {
-            // The engine stops to count.
-            uncertain.is_sign(string) || all.len() >= MAX_COUNTED as usize || all.iter().any(Place::is_sign)
-        };
-        if is_uncertain { Found::Unknown } else { Found::These(all) }
-    }
 }
 
 pub(super) fn integer(number: u64) -> Value {
     i64::try_from(number).map_or(Value::Undefined, Value::Integer)
-}
-
-/// The matches that begin from here to there.
-fn between(all: &[Place], from: u64, to: u64) -> &[Place] {
-    let start = all.partition_point(|place| place.offset < from);
-    let end = all.partition_point(|place| place.offset <= to);
-    all.get(start..end).unwrap_or_default()
-}
-
-/// So many of a hundred, rounded up, calculated as the engine does.
-fn percent(number: i64, count: usize) -> i64 {
-    (number as f64 / 100. * count as f64).ceil() as i64
 }
 
 fn calculate(operator: Operator, one: i64, other: i64) -> Value {
