@@ -131,19 +131,20 @@ impl ScanCache {
         let (bytes, turn) = (cost(&value), tables.turn);
         let known = (!value.is_nothing()).then(|| Box::new(value));
         let is_there = tables.regions.get_mut(&key).is_some();
-        let more = tables.regions.bytes_with_one().saturating_sub(tables.regions.bytes());
-        let more = if is_there { bytes } else { bytes.saturating_add(more) };
+        let more = if is_there { bytes } else { bytes.saturating_add(tables.regions.more_for_one()) };
         if tables.bytes().saturating_add(more) > self.limit_bytes {
             return;
         }
-        tables.known_bytes = tables.known_bytes.saturating_add(bytes);
-        if !is_there {
-            return tables.regions.insert(key, Entry { known, turn });
+        let Tables { regions, known_bytes, .. } = &mut *tables;
+        *known_bytes = known_bytes.saturating_add(bytes);
+        let entry = Entry { known, turn };
+        match regions.get_mut(&key) {
+            Some(there) => {
+                let before = std::mem::replace(there, entry).known.map_or(0, |known| cost(&known));
+                *known_bytes = known_bytes.saturating_sub(before);
+            }
+            None => regions.insert(key, entry),
         }
-        let before =
-            tables.regions.get_mut(&key).and_then(|entry| std::mem::replace(&mut entry.known, known));
-        let before = before.map_or(0, |known| cost(&known));
-        tables.known_bytes = tables.known_bytes.saturating_sub(before);
     }
 
     /// The matches in windows, where they are known.
@@ -172,7 +173,7 @@ impl ScanCache {
                 continue;
             }
             let more = growth(places, value.len()).saturating_mul(size_of::<Near>());
-            let more = more.saturating_add(windows.bytes_with_one().saturating_sub(windows.bytes()));
+            let more = more.saturating_add(windows.more_for_one());
             if tables.bytes().saturating_add(more) > self.limit_bytes {
                 return;
             }
@@ -196,7 +197,7 @@ impl Known {
 
 impl Span {
     fn range(&self) -> Range<usize> {
-        let first = usize::try_from(self.first).unwrap_or(usize::MAX);
+        let first = self.first as usize;
         first..first.saturating_add(self.count.into())
     }
 }

@@ -31,9 +31,9 @@ impl<K: Digest, V> Table<K, V> {
 
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let Table { entries, numbers } = self;
-        let is_it = |number: &u32| entries.get(index(*number)).is_some_and(|(other, _)| other == key);
+        let is_it = |number: &u32| entries.get(*number as usize).is_some_and(|(other, _)| other == key);
         let number = *numbers.find(key.mark(), is_it)?;
-        entries.get_mut(index(number)).map(|(_, value)| value)
+        entries.get_mut(number as usize).map(|(_, value)| value)
     }
 
     /// Adds what is not in it.
@@ -41,21 +41,16 @@ impl<K: Digest, V> Table<K, V> {
         let Ok(number) = u32::try_from(self.entries.len()) else { return };
         reserve(&mut self.entries, 1);
         self.entries.push((key, value));
-        self.number(key, number);
+        add(&self.entries, &mut self.numbers, key, number);
     }
 
     /// Keeps some, and no room for more.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
-        let mut entries = std::mem::take(&mut self.entries);
+        let Table { entries, numbers } = self;
         entries.retain(|(_, value)| keep(value));
         entries.shrink_to_fit();
-        self.entries = entries;
-        self.numbers = HashTable::with_capacity(self.entries.len());
-        for place in 0..self.entries.len() {
-            if let (Some((key, _)), Ok(number)) = (self.entries.get(place), u32::try_from(place)) {
-                self.number(*key, number);
-            }
-        }
+        *numbers = HashTable::with_capacity(entries.len());
+        (0..).zip(&*entries).for_each(|(number, (key, _))| add(entries, numbers, *key, number));
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
@@ -70,20 +65,20 @@ impl<K: Digest, V> Table<K, V> {
             .saturating_add(self.numbers.allocation_size())
     }
 
-    /// Bytes that it takes at most with one entry more.
-    pub(super) fn bytes_with_one(&self) -> usize {
+    /// How many bytes more it takes at most with one entry more.
+    pub(super) fn more_for_one(&self) -> usize {
         let numbers = self.numbers.allocation_size();
         let grows = self.numbers.len() == self.numbers.capacity();
         let more = growth(&self.entries, 1).saturating_mul(size_of::<(K, V)>());
         // It doubles; the first is small.
-        self.bytes().saturating_add(more).saturating_add(if grows { numbers.max(64) } else { 0 })
+        more.saturating_add(if grows { numbers.max(64) } else { 0 })
     }
+}
 
-    fn number(&mut self, key: K, number: u32) {
-        let entries = &self.entries;
-        let mark = |number: &u32| entries.get(index(*number)).map_or(0, |(key, _)| key.mark());
-        self.numbers.insert_unique(key.mark(), number, mark);
-    }
+/// Has an entry found by its number.
+fn add<K: Digest, V>(entries: &[(K, V)], numbers: &mut HashTable<u32>, key: K, number: u32) {
+    let mark = |number: &u32| entries.get(*number as usize).map_or(0, |(key, _)| key.mark());
+    numbers.insert_unique(key.mark(), number, mark);
 }
 
 /// Makes room in a list, and some more.
@@ -97,10 +92,6 @@ pub(super) fn growth<T>(list: &Vec<T>, count: usize) -> usize {
         return 0;
     }
     count.max(list.len() / 8).max(MIN_ROOM)
-}
-
-fn index(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -120,7 +111,7 @@ mod tests {
         assert!(table.is_empty() && table.bytes() == 0);
         for number in 0..20_000 {
             assert_eq!(table.get_mut(&number), None);
-            let expected = table.bytes_with_one();
+            let expected = table.bytes() + table.more_for_one();
             table.insert(number, number * 7);
             assert!(table.bytes() <= expected, "{} of {expected} with {number}", table.bytes());
         }
