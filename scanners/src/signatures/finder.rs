@@ -52,7 +52,7 @@ pub(super) struct Finder {
 
 impl Finder {
     /// The strings of these rule files; none if that cannot be done for all of them.
-    pub(super) fn new<'f>(files: impl Iterator<Item = (&'f str, &'f YaraFile)>) -> Option<Finder> {
+    pub(super) fn new(files: &[(&str, YaraFile)]) -> Option<Finder> {
         let (mut near, mut far) = (Vec::new(), Vec::new());
         let (mut is_far, mut unmarked) = (Vec::new(), Vec::new());
         for (text, file) in files {

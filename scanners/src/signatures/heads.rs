@@ -50,7 +50,12 @@ impl Heads {
     pub(super) fn begin_with_any(&self, magics: &[&[u8]]) -> bool {
         self.runs.iter().any(|(_, place)| {
             let head = self.bytes.get(place.clone()).unwrap_or_default();
-            magics.iter().any(|magic| head.starts_with(magic))
+            begins_with_any(head, magics)
         })
     }
+}
+
+/// Whether bytes begin with one of these.
+pub(super) fn begins_with_any(bytes: &[u8], magics: &[&[u8]]) -> bool {
+    magics.iter().any(|magic| bytes.starts_with(magic))
 }

@@ -18,16 +18,17 @@ use std::time::Duration;
 pub(super) struct ByParts {
     finder: Finder,
     conditions: Conditions,
-    asked: Asked,
+    /// Something is said of a file only where the engine has all of it in one piece.
+    wants_whole_files: bool,
 }
 
 impl ByParts {
     /// For rule files with these texts; none if their strings cannot be found alone.
     pub(super) fn new(files: &[(&str, YaraFile)]) -> Option<ByParts> {
         let asked = Asked::by(files.iter().map(|(_, file)| file));
-        let finder = Finder::new(files.iter().map(|(text, file)| (*text, file)))?;
-        let conditions = Conditions::new(files, &finder, asked.magics.clone());
-        Some(ByParts { finder, conditions, asked })
+        let finder = Finder::new(files)?;
+        let conditions = Conditions::new(files, &finder, asked.magics);
+        Some(ByParts { finder, conditions, wants_whole_files: asked.of_whole_files })
     }
 
     /// What finds the strings of the rules.
@@ -59,7 +60,7 @@ impl ByParts {
         let may_match = |places: &[Place], uncertain: &dyn Uncertain| {
             self.conditions.may_match(&Facts { places, uncertain, heads: heads.as_ref(), file })
         };
-        let parts_do = !(content.is_file() && self.asked.of_whole_files);
+        let parts_do = !(content.is_file() && self.wants_whole_files);
         let (finder, magics) = (&self.finder, self.conditions.magics());
         windows::Search { finder, magics, rules, cache, budget, parts_do }.fragments(content, &may_match)
     }

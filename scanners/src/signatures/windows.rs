@@ -15,6 +15,7 @@ use super::conditions::{Certain, Uncertain};
 use super::content::Content;
 use super::finder::{Finder, Place};
 use super::fingerprint::{Digester, HEAD_BYTES, PageDigest, Surroundings, TAIL_BYTES, WindowKey};
+use super::heads::begins_with_any;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -160,12 +161,15 @@ impl Search<'_> {
         content: &Content,
         may_match: &dyn Fn(&[Place], &dyn Uncertain) -> bool,
     ) -> Fragments {
-        let Some(mut places) = self.places(content, true) else { return Fragments::All };
+        let Some(windows) = cut(content.run_offsets()) else { return Fragments::All };
+        let keys = keys(&windows, content.page_digests(), self.cache.digester(), self.rules);
+        let Some(keys) = keys else { return Fragments::All };
+        let Some(mut places) = self.places(content, (&windows, &keys), true) else { return Fragments::All };
         if !may_match(&places, self.finder) {
             return Fragments::None;
         }
         if places.iter().any(Place::is_sign) {
-            let Some(exact) = self.places(content, false) else { return Fragments::All };
+            let Some(exact) = self.places(content, (&windows, &keys), false) else { return Fragments::All };
             places = exact;
             if !may_match(&places, self.finder) {
                 return Fragments::None;
@@ -187,10 +191,13 @@ impl Search<'_> {
 
     /// All matches of strings that do not reach far, and all markers, or signs of them where these will do; none if they cannot be found
     /// by windows.
-    fn places(&self, content: &Content, signs_do: bool) -> Option<Vec<Place>> {
-        let windows = cut(content.run_offsets())?;
-        let keys = keys(&windows, content.page_digests(), self.cache.digester(), self.rules)?;
-        let mut known = self.cache.windows(&keys);
+    fn places(
+        &self,
+        content: &Content,
+        (windows, keys): (&[Window], &[WindowKey]),
+        signs_do: bool,
+    ) -> Option<Vec<Place>> {
+        let mut known = self.cache.windows(keys);
         if !signs_do {
             known.iter_mut().for_each(|one| *one = one.take().filter(|places| !has_sign(places)));
         }
@@ -199,7 +206,7 @@ impl Search<'_> {
         let found = self.finder.near(content, &spans(unknown), self.budget)?;
         let (mut places, mut fresh) = (Vec::new(), Vec::new());
         let mut found = found.as_slice();
-        for ((window, key), known) in windows.iter().zip(&keys).zip(&known) {
+        for ((window, key), known) in windows.iter().zip(keys).zip(&known) {
             if let Some(known) = known {
                 places.extend(within(known, window.span.start));
                 continue;
@@ -337,6 +344,5 @@ fn around(content: &Content, places: &[Place], magics: &[&[u8]]) -> Vec<Range<u6
 }
 
 fn looks_like_program(content: &Content, at: u64, run: &Range<u64>, magics: &[&[u8]]) -> bool {
-    let bytes = content.bytes(at, at.saturating_add(4).min(run.end));
-    magics.iter().any(|magic| bytes.starts_with(magic))
+    begins_with_any(content.bytes(at, at.saturating_add(4).min(run.end)), magics)
 }

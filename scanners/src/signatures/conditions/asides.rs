@@ -65,7 +65,7 @@ impl Asides {
         may_be_program: bool,
         named: Option<&dyn Fn(usize) -> Value>,
     ) -> Value {
-        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let index = number as usize;
         match (self.plain.get(index), named) {
             (None | Some((Value::Unknown, _)), _) => Value::Unknown,
             (Some((_, mentions)), _) if mentions.programs && may_be_program => Value::Unknown,

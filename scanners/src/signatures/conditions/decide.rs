@@ -78,20 +78,28 @@ impl Conditions {
     ) -> Conditions {
         let mut compiler = Compiler::default();
         let (mut all, mut strings) = (Vec::new(), Vec::new());
+        // Of each rule those that ask for it.
+        let mut dependents: Vec<Vec<u32>> = Vec::new();
         for (text, file) in files {
             let mut builder = Builder::new(text, &mut compiler);
             for rule in rules(file) {
                 let number = u32::try_from(all.len()).unwrap_or(u32::MAX);
                 let first = u32::try_from(strings.len()).unwrap_or(u32::MAX);
-                let condition = builder.rule(rule, number, first);
+                let (condition, asked) = builder.rule(rule, number, first);
+                for other in asked {
+                    if let Some(list) = dependents.get_mut(other as usize) {
+                        list.push(number);
+                    }
+                }
+                dependents.push(Vec::new());
                 strings.extend(rule.variables.iter().map(|_| vec![number]));
                 all.push(Rule { condition, is_private: rule.is_private });
             }
         }
+        strings.iter_mut().for_each(|list| add_dependents(list, &dependents));
         let (asides, rules) = (compiler.finish(), all);
         let always = Default::default();
         let mut conditions = Conditions { rules, by_string: strings, always, asides, magics };
-        conditions.find_dependents();
         conditions.always = [false, true].map(|is_file| {
             [false, true].map(|may_be_program| conditions.loud(is_file, may_be_program, uncertain))
         });
@@ -101,29 +109,6 @@ impl Conditions {
     /// How programs begin that rules take apart.
     pub(in crate::signatures) fn magics(&self) -> &[&'static [u8]] {
         &self.magics
-    }
-
-    /// A rule that asks whether others hold may hold where their strings match.
-    fn find_dependents(&mut self) {
-        let mut dependents: Vec<Vec<u32>> = vec![Vec::new(); self.rules.len()];
-        for (number, rule) in (0..).zip(&self.rules) {
-            let mut asked = Vec::new();
-            rule.condition.rules(&mut asked);
-            for other in asked {
-                if let Some(list) = dependents.get_mut(index(other)) {
-                    list.push(number);
-                }
-            }
-        }
-        for list in &mut self.by_string {
-            let mut next = 0;
-            while let Some(rule) = list.get(next) {
-                let more = dependents.get(index(*rule)).into_iter().flatten();
-                let more: Vec<u32> = more.filter(|more| !list.contains(more)).copied().collect();
-                list.extend(more);
-                next = next.saturating_add(1);
-            }
-        }
     }
 
     /// Rules that may hold where nothing matches.
@@ -156,7 +141,7 @@ impl Conditions {
         matches.sort_unstable_by_key(|place| (place.string, place.offset, place.len));
         let mut candidates: Vec<u32> = Vec::new();
         for same in matches.chunk_by(|one, other| one.string == other.string) {
-            let rules = same.first().and_then(|place| self.by_string.get(index(place.string)));
+            let rules = same.first().and_then(|place| self.by_string.get(place.string as usize));
             candidates.extend(rules.into_iter().flatten());
         }
         let [[plain, program], [file, program_file]] = &self.always;
@@ -178,7 +163,7 @@ impl Conditions {
             may_be_program,
         });
         candidates.into_iter().any(|number| {
-            let Some(rule) = self.rules.get(index(number)) else { return true };
+            let Some(rule) = self.rules.get(number as usize) else { return true };
             let value = evaluation.value(&rule.condition).truth();
             evaluation.say(number, value);
             value.may_be_true() && !rule.is_private
@@ -186,6 +171,13 @@ impl Conditions {
     }
 }
 
-fn index(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
+/// A rule that asks whether others hold may hold where their strings match.
+fn add_dependents(list: &mut Vec<u32>, dependents: &[Vec<u32>]) {
+    let mut next = 0;
+    while let Some(rule) = list.get(next) {
+        let more = dependents.get(*rule as usize).into_iter().flatten();
+        let more: Vec<u32> = more.filter(|more| !list.contains(more)).copied().collect();
+        list.extend(more);
+        next = next.saturating_add(1);
+    }
 }

@@ -90,81 +90,34 @@ pub(super) enum Relation {
     AtLeast,
 }
 
-impl Term {
-    /// The rules that it asks for.
-    pub(super) fn rules(&self, found: &mut Vec<u32>) {
-        match self {
-            Term::Rule(number) => found.push(*number),
-            Term::OfRules(selection, rules) => {
-                found.extend(rules);
-                selection.rules(found);
-            }
-            Term::And(all) | Term::Or(all) => all.iter().for_each(|one| one.rules(found)),
-            Term::Arithmetic(_, two) | Term::Compare(_, two) | Term::CountIn(_, two) | Term::In(_, two) => {
-                two.iter().for_each(|one| one.rules(found));
-            }
-            Term::OfNumbers(selection, three) => {
-                selection.rules(found);
-                three.iter().for_each(|one| one.rules(found));
-            }
-            Term::Of(selection, _, body) => {
-                selection.rules(found);
-                body.rules(found);
-            }
-            Term::Read(_, one)
-            | Term::Offset(_, one)
-            | Term::Length(_, one)
-            | Term::Negative(one)
-            | Term::Complement(one)
-            | Term::Not(one)
-            | Term::Defined(one)
-            | Term::At(_, one) => one.rules(found),
-            Term::Unknown
-            | Term::Boolean(_)
-            | Term::Integer(_)
-            | Term::FileSize
-            | Term::Count(_)
-            | Term::Matches(_)
-            | Term::Bound(_)
-            | Term::Aside(_) => {}
-        }
-    }
-}
-
-impl Selection {
-    fn rules(&self, found: &mut Vec<u32>) {
-        if let Selection::AtLeast(count) | Selection::Percent(count) = self {
-            count.rules(found);
-        }
-    }
-}
-
 /// Turns the conditions of one namespace into terms.
 pub(super) struct Builder<'b> {
     text: &'b str,
     /// The rules so far, by name.
     rules: HashMap<&'b str, u32>,
     asides: &'b mut Compiler,
-    /// Of the rule at hand: its strings' names and the number of the first.
+    /// Of the rule at hand: its strings' names and the number of the first, and the rules that it asks for.
     strings: Vec<&'b str>,
     first: u32,
+    asked: Vec<u32>,
     /// Names of the loops around.
     bound: Vec<&'b str>,
 }
 
 impl<'b> Builder<'b> {
     pub(super) fn new(text: &'b str, asides: &'b mut Compiler) -> Builder<'b> {
-        let (rules, strings, bound) = (HashMap::new(), Vec::new(), Vec::new());
-        Builder { text, rules, asides, strings, first: 0, bound }
+        let (strings, asked, bound) = (Vec::new(), Vec::new(), Vec::new());
+        Builder { text, rules: HashMap::new(), asides, strings, first: 0, asked, bound }
     }
 
-    /// The next rule of the namespace; it has this number and its strings begin with that one.
-    pub(super) fn rule(&mut self, rule: &'b Rule, number: u32, first_string: u32) -> Term {
+    /// The next rule of the namespace; it has this number and its strings begin with that one. Its condition, and the rules that it
+    /// asks for.
+    pub(super) fn rule(&mut self, rule: &'b Rule, number: u32, first_string: u32) -> (Term, Vec<u32>) {
         self.strings = rule.variables.iter().map(|string| string.name.as_str()).collect();
         self.first = first_string;
         let term = self.truth(&rule.condition);
         self.rules.insert(&rule.name, number);
-        term
+        (term, std::mem::take(&mut self.asked))
     }
 
     /// What is asked for its truth.
@@ -257,10 +210,13 @@ impl<'b> Builder<'b> {
         }
     }
 
-    fn named(&self, name: &str) -> Term {
-        let bound = self.bound.iter().rposition(|bound| *bound == name).map(Term::Bound);
-        let rule = || self.rules.get(name).map(|number| Term::Rule(*number));
-        bound.or_else(rule).unwrap_or(Term::Unknown)
+    fn named(&mut self, name: &str) -> Term {
+        if let Some(depth) = self.bound.iter().rposition(|bound| *bound == name) {
+            return Term::Bound(depth);
+        }
+        let Some(rule) = self.rules.get(name).copied() else { return Term::Unknown };
+        self.asked.push(rule);
+        Term::Rule(rule)
     }
 
     /// What is said of strings and in loops.
@@ -312,7 +268,8 @@ impl<'b> Builder<'b> {
             }
             Kind::ForRules { selection, set } => {
                 let chosen = |(name, _): &(&&str, &u32)| chooses(&set.elements, name);
-                let rules = self.rules.iter().filter(chosen).map(|(_, number)| *number).collect();
+                let rules: Box<[u32]> = self.rules.iter().filter(chosen).map(|(_, number)| *number).collect();
+                self.asked.extend(&rules);
                 Term::OfRules(self.selection(selection), rules)
             }
             _ => return None,

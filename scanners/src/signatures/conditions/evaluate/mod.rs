@@ -122,7 +122,7 @@ impl<'e> Evaluation<'e> {
             }
             Term::Complement(one) => self.value(one).with(|number| Value::Integer(!number)),
             Term::Arithmetic(operator, two) => {
-                self.numbers(two, |one, other| calculate(*operator, one, other))
+                self.numbers_of(two, |_, one, other| calculate(*operator, one, other))
             }
             Term::Compare(relation, two) => self.compare(*relation, two),
             Term::Not(one) => match self.value(one).truth() {
@@ -163,10 +163,6 @@ impl<'e> Evaluation<'e> {
             }
         }
         if is_sure { Value::Boolean(!wanted) } else { Value::Unknown }
-    }
-
-    fn numbers(&mut self, two: &[Term; 2], work: impl FnOnce(i64, i64) -> Value) -> Value {
-        self.numbers_of(two, |_, one, other| work(one, other))
     }
 
     fn numbers_of(&mut self, two: &[Term; 2], work: impl FnOnce(&Self, i64, i64) -> Value) -> Value {
