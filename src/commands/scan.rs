@@ -72,8 +72,6 @@ fn plan(args: &ScanArgs) -> Result<Plan> {
         none if none.is_empty() => Rules::none(),
         #[cfg(feature = "libyara")]
         rules if args.libyara => Rules::load_for_libyara(rules)?,
-        // They take longer to load.
-        rules if args.every.is_some() || args.targets.len() > 1 => Rules::load_for_rescans(rules)?,
         rules => Rules::load(rules)?,
     };
     let hashes = args.hashes.as_deref().map(HashList::load).transpose()?;

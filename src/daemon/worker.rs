@@ -231,7 +231,7 @@ impl Worker {
 }
 
 fn rules(begin: &Begin) -> Result<(Rules, Option<HashList>)> {
-    let rules = if begin.rules.is_empty() { Rules::none() } else { Rules::load_for_rescans(&begin.rules)? };
+    let rules = if begin.rules.is_empty() { Rules::none() } else { Rules::load(&begin.rules)? };
     Ok((rules, begin.hashes.as_deref().map(HashList::load).transpose()?))
 }
 

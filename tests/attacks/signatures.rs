@@ -203,7 +203,7 @@ fn cached_files_are_the_files_themselves() {
 #[test]
 fn what_changes_between_scans_is_found_as_a_full_scan_finds_it() {
     let header = r#"rule linked { strings: $a = "BusyBox v" $b = "Lynceus-Test-Signature" condition: uint32(0) == 0x464c457f and any of them }"#;
-    let rules = loaded(&format!("{RULE}{header}"), Rules::load_for_rescans);
+    let rules = loaded(&format!("{RULE}{header}"), Rules::load);
     let cache = ScanCache::new(16 << 20).expect("random numbers");
     let mut guest = Hostile::new();
     let (_, pages) = private_pages(&guest, "lab-plain");

@@ -35,6 +35,8 @@ pub(super) struct Bench<'s> {
     pub(super) cache: Option<&'s ScanCache>,
     pub(super) keep: Option<&'s Keeper>,
     pub(super) seen: Seen,
+    /// Threads that scan.
+    pub(super) threads: usize,
     /// Regions that used up their budget.
     pub(super) cut: AtomicU32,
 }
@@ -84,7 +86,7 @@ impl Bench<'_> {
     pub(super) fn settle(&self, desk: &mut Desk, take: &mut dyn FnMut(Done)) {
         let (Some(cache), Some(parts)) = (self.cache, self.rules.parts()) else { return };
         let budget = self.budget(desk.pending.len_bytes() as u64);
-        for (waiting, places) in desk.pending.search(parts.finder(), cache, budget) {
+        for (waiting, places) in desk.pending.search(parts.finder(), cache, budget, self.threads) {
             take(self.by_matches(waiting, places, (cache, parts), &mut desk.content));
         }
     }

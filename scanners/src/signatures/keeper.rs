@@ -138,6 +138,7 @@ pub(crate) fn rescan(
         cache: None,
         keep: None,
         seen: Seen::default(),
+        threads: 1,
         cut: AtomicU32::new(0),
     };
     Ok(bench.whole(job, &mut Content::default()).found.items)

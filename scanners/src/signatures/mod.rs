@@ -52,6 +52,7 @@ mod sketch;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]
 mod sketch_tests;
+mod sources;
 mod table;
 mod tell;
 #[cfg(test)]
@@ -220,12 +221,21 @@ pub fn scan(
     wanted: &Wanted<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> (Partial<Finding>, Summary) {
-    let Wanted { rules, hashes, cache, keep, .. } = *wanted;
+    let Wanted { rules, hashes, cache, keep, threads, .. } = *wanted;
     // Worth reading a region before it is copied: verdicts of it, or pages of it that were searched elsewhere.
     let is_worth = |cache: &ScanCache| cache.knows_something() || rules.parts().is_some();
     let seen = cache.map_or_else(Seen::default, |cache| Seen::new(is_worth(cache)).expecting(cache.frames()));
-    let bench = Bench { memory: &**guest.memory(), rules, hashes, cache, keep, seen, cut: AtomicU32::new(0) };
-    let (mut found, summary) = pool::run(&bench, wanted.threads, progress, |hand_on| {
+    let bench = Bench {
+        memory: &**guest.memory(),
+        rules,
+        hashes,
+        cache,
+        keep,
+        seen,
+        threads,
+        cut: AtomicU32::new(0),
+    };
+    let (mut found, summary) = pool::run(&bench, progress, |hand_on| {
         let mut walker = Walker::new(guest, options, hand_on);
         walker.all(wanted.scope, wanted.path);
         walker.gaps

@@ -11,6 +11,7 @@ use super::finder::{Finder, Place};
 use super::fingerprint::{Digester, Fingerprint, HEAD_BYTES, PageDigest, TAIL_BYTES, WindowKey};
 use super::heads::{Heads, MAX_RUNS};
 use super::layout::Layout;
+use super::pool::together;
 use super::sketch::Scratch;
 use super::walk::Job;
 use super::windows::{Window, cut, keys, listed, remembered, within};
@@ -24,6 +25,8 @@ const PAGE_BYTES: usize = 4096;
 /// Bytes and regions that wait before they are searched.
 const MAX_BYTES: usize = 512 << 10;
 const MAX_REGIONS: usize = 256;
+/// Of so many bytes and more each thread searches a part: the kernel's text alone would keep one as long as all else another.
+const MIN_SHARED_BYTES: usize = 2 * MAX_BYTES;
 /// A region of which more pages are new is scanned whole: 64 MB.
 const MAX_NEW_PAGES: usize = 1 << 14;
 
@@ -155,15 +158,17 @@ impl Pending {
         self.regions.push(waiting);
     }
 
-    /// Searches what waits and remembers it. Returns the regions, and of each all matches, where these could be found.
+    /// Searches what waits, in so many threads, and remembers it. Returns the regions, and of each all matches, where these could be
+    /// found.
     pub(super) fn search(
         &mut self,
         finder: &Finder,
         cache: &ScanCache,
         budget: Duration,
+        threads: usize,
     ) -> Vec<(Waiting, Option<Vec<Place>>)> {
-        let memory = Parts { bytes: &self.bytes, parts: &self.parts, next: 0 };
-        let found = finder.within(memory, budget);
+        let shares = if self.bytes.len() < MIN_SHARED_BYTES { 1 } else { threads };
+        let found = self.places(finder, budget, &self.pages, shares);
         let of_page = |page: &Range<usize>| listed(places_in(found.as_ref()?, page), page.start as u64);
         let found: Vec<Option<Places>> = self.pages.iter().map(|(page, _)| of_page(page)).collect();
         let fresh = self
@@ -186,6 +191,33 @@ impl Pending {
         regions
     }
 
+    /// All matches that begin in some of the pages, in ascending order; none where they could not be found.
+    fn places(
+        &self,
+        finder: &Finder,
+        budget: Duration,
+        pages: &[(Range<usize>, WindowKey)],
+        shares: usize,
+    ) -> Option<Vec<Place>> {
+        let half = shares / 2;
+        if half > 0 && pages.len() >= shares {
+            let (ours, others) = pages.split_at(pages.len() / shares * half);
+            let (found, others) = together(
+                || self.places(finder, budget, ours, half),
+                || self.places(finder, budget, others, shares.saturating_sub(half)),
+            );
+            let (mut found, others) = (found?, others?);
+            found.extend(others);
+            return Some(found);
+        }
+        let Some(((first, _), (last, _))) = pages.first().zip(pages.last()) else { return Some(Vec::new()) };
+        let own = first.start..last.end;
+        let parts = parts_around(&self.parts, &own);
+        let mut found = finder.within(Parts { bytes: &self.bytes, parts: &parts, next: 0 }, budget)?;
+        found.retain(|place| own.contains(&usize::try_from(place.offset).unwrap_or(usize::MAX)));
+        Some(found)
+    }
+
     /// Bytes that wait.
     pub(super) fn len_bytes(&self) -> usize {
         self.bytes.len()
@@ -202,6 +234,14 @@ impl Pages {
         all.sort_unstable();
         Some(all)
     }
+}
+
+/// What it takes of parts to find what begins in a range of their bytes.
+fn parts_around(parts: &[Range<usize>], own: &Range<usize>) -> Vec<Range<usize>> {
+    let start = own.start.saturating_sub(TAIL_BYTES);
+    let end = own.end.saturating_add(HEAD_BYTES);
+    let touching = parts.iter().filter(|part| part.start < own.end && part.end > own.start);
+    touching.map(|part| part.start.max(start)..part.end.min(end)).collect()
 }
 
 /// The matches that begin in a page.

@@ -74,8 +74,19 @@ fn found(
     cache: Option<&ScanCache>,
     layouts: &[Layout],
 ) -> (Vec<Finding>, usize) {
+    found_by(1, memory, rules, cache, layouts)
+}
+
+fn found_by(
+    threads: usize,
+    memory: &(dyn GuestMemory + Send + Sync),
+    rules: &Rules,
+    cache: Option<&ScanCache>,
+    layouts: &[Layout],
+) -> (Vec<Finding>, usize) {
     let seen = Seen::new(cache.is_some());
-    let bench = Bench { memory, rules, hashes: None, cache, keep: None, seen, cut: AtomicU32::new(0) };
+    let bench =
+        Bench { memory, rules, hashes: None, cache, keep: None, seen, threads, cut: AtomicU32::new(0) };
     let (done, waited) = judged(&bench, layouts);
     (done.into_iter().flat_map(|done| done.found.items).collect(), waited)
 }
@@ -182,6 +193,44 @@ fn a_guest_that_writes_meanwhile_leaves_nothing_wrong() {
         for (ram, is_found) in [(&ram, true), (&later, false)] {
             let (again, _) = found(&Flat::new(ram), &rules, Some(&cache), &layout);
             assert_eq!(!again.is_empty(), is_found, "written after {after} reads");
+        }
+    }
+}
+
+/// Each match once, also where two threads search what it lies across.
+#[test]
+fn several_threads_find_in_a_large_region_what_one_finds() {
+    const PAGES: usize = 600;
+    let text = |count: usize| format!("rule all {{ strings: $a = \"alpha-!!\" condition: #a == {count} }}");
+    let mut ram = vec![0; PAGES * PAGE];
+    for page in 0..PAGES {
+        ram[page * PAGE + 100..][..2].copy_from_slice(&(page as u16 + 1).to_le_bytes());
+        // Of the eight bytes up to eight lie on the page before.
+        ram[(page * PAGE).saturating_sub(page % 9)..][..8].copy_from_slice(b"alpha-!!");
+    }
+    // In one run, and in two with something between them.
+    let bytes = (PAGES * PAGE) as u64;
+    let part = |offset, gpa, len| Part { offset, gpa: Gpa(gpa), len };
+    let half = bytes / 2;
+    let places: [(Vec<Part>, usize); 2] = [
+        (vec![part(0, 0, bytes)], PAGES),
+        // The page in the middle begins three bytes after its match.
+        (vec![part(0, 0, half), part(half + PAGE as u64, half, half)], PAGES - 1),
+    ];
+    assert_eq!(PAGES / 2 % 9, 3);
+    for (parts, count) in places {
+        let layout = [Layout { end: 2 * bytes, own_bytes: 2 * bytes, parts, ..Layout::default() }];
+        for (count, is_there) in [(count, true), (count + 1, false), (count - 1, false)] {
+            let rules = rules_of(&text(count));
+            for threads in 1..6 {
+                let cache = ScanCache::new(1 << 20).expect("random numbers");
+                let memory = Writing::new(&ram, &ram, 0);
+                let (found, _) = found_by(threads, &memory, &rules, Some(&cache), &layout);
+                assert_eq!(found.len(), usize::from(is_there), "{count} in {threads} threads");
+                // Where no rule may hold, the region was digested, and its pages copied, once each.
+                let pages = memory.bytes.into_inner() / PAGE;
+                assert!(is_there || (2 * PAGES - 2..PAGES * 5 / 2).contains(&pages), "{pages}");
+            }
         }
     }
 }

@@ -11,17 +11,20 @@ use crate::Finding;
 use lynceus_introspect::Partial;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 /// Regions that wait, for each thread.
 const WAITING: usize = 8;
+/// Stack of a thread that takes over a part of what another one does: what a program's first one has, for parsers of rules.
+const STACK_BYTES: usize = 8 << 20;
 
 /// Scans what `find` hands on.
 pub(super) fn run(
     bench: &Bench<'_>,
-    threads: usize,
     tell: &mut dyn FnMut(Progress),
     find: impl FnOnce(&mut dyn FnMut(Job)) -> Partial<Finding>,
 ) -> (Partial<Finding>, Summary) {
+    let threads = bench.threads;
     if threads <= 1 {
         return alone(bench, tell, find);
     }
@@ -29,7 +32,7 @@ pub(super) fn run(
     let (send_done, done) = channel();
     let jobs = Arc::new(Mutex::new(jobs));
     let mut collected = Collected { done: Vec::new(), summary: Summary::default(), tell };
-    let mut found = std::thread::scope(|scope| {
+    let mut found = thread::scope(|scope| {
         for _ in 0..threads {
             let (jobs, send_done) = (jobs.clone(), send_done.clone());
             scope.spawn(move || work(bench, &jobs, &send_done));
@@ -69,6 +72,19 @@ fn work(bench: &Bench<'_>, jobs: &Mutex<Receiver<Job>>, done: &Sender<Done>) {
         bench.judge(job, &mut desk, &mut tell);
     }
     bench.settle(&mut desk, &mut tell);
+}
+
+/// Two pieces of work at the same time, where there may be another thread.
+pub(super) fn together<A, B: Send>(one: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, &other);
+        let one = one();
+        let other = match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => other(),
+        };
+        (one, other)
+    })
 }
 
 struct Collected<'t> {

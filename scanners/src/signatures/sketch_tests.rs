@@ -165,6 +165,7 @@ fn what_is_known_again_is_what_a_full_scan_finds() {
                 cache,
                 keep: None,
                 seen,
+                threads: 1,
                 cut: AtomicU32::new(0),
             };
             let (full, _) = found(&bench(None, Seen::default()), &layouts);

@@ -78,7 +78,7 @@ pub(super) fn work(target: &str, args: &SandboxArgs) -> Result<Outcome> {
     let prepared = Prepared::open(target, &args.look)?.with_image(None)?.for_worker(target, None)?;
     let rules = match args.rules.as_slice() {
         [] => Rules::from_text("selftest", RULE)?,
-        paths => Rules::load_for_rescans(paths)?,
+        paths => Rules::load(paths)?,
     };
     say(&Line::LockedDown(lock_down(&Limits::default())?))?;
     let started = Instant::now();

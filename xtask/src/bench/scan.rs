@@ -25,12 +25,9 @@ fn goals(scans: &Scans) -> Vec<Goal> {
     let get = |name: &str| figure(scans.as_ref().map_err(Clone::clone)?, name);
     let goal = |what, limit, value: Result<f64, String>| Goal { what, limit, values: vec![value] };
     let over = |one: &str, other: &str| Ok(get(one)? / get(other)?);
-    let full = "full scan, one thread";
+    let full = "full scan";
     let rescan = |scope: &str, how: &str| {
-        over(
-            &format!("{scope}first scan with a cache"),
-            &format!("{scope}rescan, one page in 100 changed, {how}"),
-        )
+        over(&format!("{scope}full scan"), &format!("{scope}rescan, one page in 100 changed, {how}"))
     };
     let part = || Ok(get("cache bytes")? / get("cached scan bytes")? * 100.0);
     vec![
@@ -85,10 +82,9 @@ pub(crate) fn markdown(scans: &Scans) -> String {
 }
 
 const METHOD: &str = "
-The lab's guest with kernel 6.12 and 512 MB, mapped; processes, cached files and the kernel, and then all RAM. A *full scan* is what the
-command does once: it scans equal content once, however many processes map it; *without a cache* all of it is scanned, as the engines do
-with the flat buffer, which holds each region's bytes. A *first scan with a cache* is what the appliance and `lynceus scan --every` begin
-with: it searches equal pages once, which takes rules that are longer to load. The fastest of nine rounds, because what else runs on the machine only ever makes
+The lab's guest with kernel 6.12 and 512 MB, mapped; processes, cached files and the kernel, and then all RAM. A *full scan* is the first one of a guest, on
+one thread unless it says another number: it searches equal pages once, however many processes map them; *without a cache* all bytes are scanned, as the engines do
+with the flat buffer, which holds each region's bytes. The fastest of nine rounds, because what else runs on the machine only ever makes
 a round slower. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed: the engine has less to
 check than with rules from the field, which must not be copied here; `LYNCEUS_BENCH_RULES` names a folder of others.
 *In clusters*: eight neighbouring pages of memory that processes may write to, and so on
