@@ -57,3 +57,13 @@ fn every_attack_names_its_detector() {
         assert!(DETECTORS.iter().any(|detector| detector.name == attack.detector), "{}", attack.name);
     }
 }
+
+/// Tasks and modules are hidden in `tests/hidden.rs`.
+#[test]
+fn every_detector_has_an_attack() {
+    for detector in
+        DETECTORS.iter().filter(|detector| !["hidden_task", "hidden_module"].contains(&detector.name))
+    {
+        assert!(ATTACKS.iter().any(|attack| attack.detector == detector.name), "{}", detector.name);
+    }
+}

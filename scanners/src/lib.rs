@@ -24,8 +24,9 @@ pub use integrity::{
     terminal_inputs, trace_handlers,
 };
 pub use processes::{
-    covered_paths, dispatched, executable_memory, hidden_files, hidden_sockets, odd_executables,
-    packet_sockets, preloaded_libraries, process_hollowing, ptrace_links, raised_credentials,
+    bpf_attachments, covered_paths, dispatched, executable_memory, hidden_files, hidden_sockets,
+    odd_executables, packet_sockets, preloaded_libraries, process_hollowing, ptrace_links,
+    raised_credentials,
 };
 pub use profiles::profile_disagreements;
 
@@ -98,6 +99,7 @@ pub const DETECTORS: &[Detector] = &[
     processes::raised::DETECTOR,
     processes::sockets::DETECTOR,
     processes::packets::DETECTOR,
+    processes::bpf::DETECTOR,
     processes::covered::DETECTOR,
     processes::nameless::DETECTOR,
     processes::tracing::TRACED,

@@ -104,6 +104,30 @@ fn a_filter_on_a_packet_socket() {
     }
 }
 
+/// A program that steers, and a holder that listings leave out. Each by itself is nobody's business.
+#[test]
+fn a_bpf_program_in_the_hands_of_a_stranger() {
+    for mut guest in guests() {
+        let task = guest.task("lab-bpf");
+        let held = guest.look(|view| view.bpf_held(&task)).items;
+        let [program] = &held[..] else { panic!("{held:?}") };
+        assert_eq!((program.name.as_str(), program.type_name()), ("lab_filter", "socket_filter"));
+        let kind = guest.member(program.at, "bpf_prog", "type");
+        guest.u32(kind, 6);
+        assert_eq!(findings(&guest), []);
+        let mm = guest.look(|view| view.mm(task.mm)).expect("its memory");
+        let name = guest.look(|view| view.entry_of_file(mm.exe_file)).expect("its entry").at;
+        let name = guest.read_u64(guest.member(name, "dentry", "d_name.name"));
+        guest.write(Gva(name), b".");
+        let attached = guest.attach().expect("its kernel");
+        let found = lynceus_scanners::bpf_attachments(&attached.guest, &Options::default());
+        assert!(found.is_complete(), "{:?}", found.gaps);
+        let [found] = &found.items[..] else { panic!("{found:?}") };
+        assert!(matches!(&found.subject, Subject::Task { comm, .. } if comm == "lab-bpf"), "{found:?}");
+        assert!(found.summary.contains("(xdp, \"lab_filter\")"), "{found:?}");
+    }
+}
+
 #[test]
 fn a_filter_that_leads_nowhere_is_a_gap() {
     let mut guest = Hostile::new();

@@ -134,6 +134,7 @@ impl Looks {
         self.one(view.cwd_of(task));
         self.all(view.files(task.files));
         self.all(view.sockets_held(task));
+        self.all(view.bpf_held(task));
         let Some(mm) = self.one(view.mm(task.mm)) else { return };
         self.all(view.maps(&mm));
         self.one(view.exe(&mm));

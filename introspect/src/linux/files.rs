@@ -8,9 +8,10 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::record::Span;
-use super::{Resolved, View};
+use super::{Resolved, Task, View};
 use crate::{GapReason, Gva, Partial};
 use lynceus_profiles::{Field, Profile};
+use std::collections::BTreeSet;
 
 /// Most descriptors looked at: the kernel's default `nr_open`.
 const MAX_FDS: u32 = 1 << 20;
@@ -178,6 +179,16 @@ impl<'a> View<'a> {
     /// The open files of the descriptor table at `files` (`task_struct.files`); none where it is null, as in a zombie.
     pub fn files(&self, files: Gva) -> Partial<OpenFile> {
         self.descriptors(files, |layout, fd, file| self.open_file(layout, fd, file).map(Some))
+    }
+
+    /// The descriptor tables of a process: one of its threads may have one of its own.
+    pub(crate) fn descriptor_tables(&self, process: &Task) -> Partial<Gva> {
+        let mut found = Partial::default();
+        let threads = self.threads(process);
+        let threads = found.absorb(threads);
+        let tables = BTreeSet::from_iter(threads.iter().chain([process]).map(|thread| thread.files));
+        found.items.extend(tables);
+        found
     }
 
     /// Descriptor and private data of the sockets among the open files.

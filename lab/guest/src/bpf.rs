@@ -1,4 +1,4 @@
-//! `bpf(2)`: one program and one map to find, and the kernel's own list of both.
+//! `bpf(2)`: one program and one map to find, programs that attack, and the kernel's own list of all.
 //!
 //! Layouts: `union bpf_attr`, `struct bpf_prog_info`, `struct bpf_map_info` of include/uapi/linux/bpf.h (5.10 to 7.x;
 //! the fields used here have not moved).
@@ -16,6 +16,38 @@ const MAP_GET_NEXT_ID: i32 = 12;
 const PROG_GET_FD_BY_ID: i32 = 13;
 const MAP_GET_FD_BY_ID: i32 = 14;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
+const RAW_TRACEPOINT_OPEN: i32 = 17;
+const LINK_CREATE: i32 = 28;
+
+/// `enum bpf_prog_type`.
+const SOCKET_FILTER: u32 = 1;
+const XDP: u32 = 6;
+const PERF_EVENT: u32 = 7;
+const RAW_TRACEPOINT: u32 = 17;
+/// `BPF_XDP` of `enum bpf_attach_type`.
+const AT_XDP: u32 = 37;
+
+/// `PERF_EVENT_IOC_SET_BPF`.
+const SET_BPF: libc::c_ulong = 0x4004_2408;
+/// `PERF_TYPE_SOFTWARE` with `PERF_COUNT_SW_CPU_CLOCK` (0), and the size of the first `struct perf_event_attr`.
+const SOFTWARE: u32 = 1;
+const FIRST_ATTR_BYTES: u32 = 64;
+
+/// `r0 = 2; exit`: passes every packet on (`XDP_PASS`).
+const PASS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+
+/// Writes eight bytes to address 0 of whoever runs, which fails and harms nobody:
+/// `*(u64 *)(r10 - 8) = 0; r1 = 0; r2 = r10 - 8; r3 = 8; bpf_probe_write_user(); r0 = 0; exit`.
+const WRITE_USER: [[u8; 8]; 8] = [
+    [0x7a, 0x0a, 0xf8, 0xff, 0, 0, 0, 0],
+    [0xb7, 0x01, 0, 0, 0, 0, 0, 0],
+    [0xbf, 0xa2, 0, 0, 0, 0, 0, 0],
+    [0x07, 0x02, 0, 0, 0xf8, 0xff, 0xff, 0xff],
+    [0xb7, 0x03, 0, 0, 8, 0, 0, 0],
+    [0x85, 0, 0, 0, 36, 0, 0, 0],
+    [0xb7, 0, 0, 0, 0, 0, 0, 0],
+    [0x95, 0, 0, 0, 0, 0, 0, 0],
+];
 
 /// `r1 = map; r0 = 65535; exit`: accepts every packet and keeps the map in use.
 fn filter(map: i32) -> [[u8; 8]; 4] {
@@ -64,13 +96,55 @@ pub(crate) fn create_map() -> io::Result<OwnedFd> {
 
 /// A socket filter `lab_filter` that refers to `map`.
 pub(crate) fn load_filter(map: &OwnedFd) -> io::Result<OwnedFd> {
-    let program = filter(map.as_raw_fd());
+    load(SOCKET_FILTER, &filter(map.as_raw_fd()), b"lab_filter")
+}
+
+/// Has a program see all packets of the loopback device before anything else does, for as long as what is returned is open.
+pub(crate) fn at_loopback() -> io::Result<OwnedFd> {
+    let program = load(XDP, &PASS, b"attack_xdp")?;
+    let loopback = 1u32;
     let attr = Attr::new()
-        .with(0, &1u32.to_ne_bytes()) // BPF_PROG_TYPE_SOCKET_FILTER
+        .with(0, &program.as_raw_fd().to_ne_bytes())
+        .with(4, &loopback.to_ne_bytes())
+        .with(8, &AT_XDP.to_ne_bytes());
+    sys::own({ attr }.call(LINK_CREATE)?)
+}
+
+/// Has a program run now and then while this process does; what is returned is a perf event, and nothing else holds the program.
+pub(crate) fn at_clock() -> io::Result<OwnedFd> {
+    let program = load(PERF_EVENT, &PASS, b"attack_perf")?;
+    let hour_ns = 3_600_000_000_000u64;
+    let mut attr = Attr::new()
+        .with(0, &SOFTWARE.to_ne_bytes())
+        .with(4, &FIRST_ATTR_BYTES.to_ne_bytes())
+        .with(16, &hour_ns.to_ne_bytes());
+    let (this, any_cpu, no_group) = (0, -1, -1);
+    // SAFETY: the buffer outlives the call, and holds as many bytes as it says.
+    let event = sys::check(unsafe {
+        libc::syscall(libc::SYS_perf_event_open, attr.0.as_mut_ptr(), this, any_cpu, no_group, 0)
+    })?;
+    let event = sys::own(event as i32)?;
+    // SAFETY: passes a number only.
+    sys::check(unsafe { libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) })?;
+    Ok(event)
+}
+
+/// Has a program write to the memory of each process that begins another.
+pub(crate) fn at_processes() -> io::Result<OwnedFd> {
+    let program = load(RAW_TRACEPOINT, &WRITE_USER, b"attack_write")?;
+    let attr = Attr::new()
+        .with(0, &(c"task_newtask".as_ptr() as u64).to_ne_bytes())
+        .with(8, &program.as_raw_fd().to_ne_bytes());
+    sys::own({ attr }.call(RAW_TRACEPOINT_OPEN)?)
+}
+
+fn load(kind: u32, program: &[[u8; 8]], name: &[u8]) -> io::Result<OwnedFd> {
+    let attr = Attr::new()
+        .with(0, &kind.to_ne_bytes())
         .with(4, &(program.len() as u32).to_ne_bytes())
         .with(8, &(program.as_ptr() as u64).to_ne_bytes())
         .with(16, &(c"GPL".as_ptr() as u64).to_ne_bytes())
-        .with(48, b"lab_filter");
+        .with(48, name);
     sys::own({ attr }.call(PROG_LOAD)?)
 }
 

@@ -3,6 +3,7 @@
 //! *Does*: judges one process at a time, each in a look of its own, so that one that is busy does not spoil the look at the others.
 //! *Never*: judges a process that has ended or become another program since it was listed.
 
+pub(crate) mod bpf;
 pub(crate) mod covered;
 mod elf;
 pub(crate) mod executable_memory;
@@ -17,6 +18,7 @@ pub(crate) mod raised;
 pub(crate) mod sockets;
 pub(crate) mod tracing;
 
+pub use bpf::bpf_attachments;
 pub use covered::covered_paths;
 pub use executable_memory::executable_memory;
 pub use executables::odd_executables;
@@ -113,6 +115,14 @@ fn memory(view: &View<'_>, task: &Task, map: &Map) -> Subject {
         end: map.end.0,
         path: map.path.clone(),
     }
+}
+
+/// Whether a program was deleted, never had a file, or lies where any user may write, or where listings leave it out.
+fn is_from_anywhere(view: &View<'_>, mm: &Mm, path: &str) -> Result<bool, GapReason> {
+    Ok(path.starts_with("/memfd:")
+        || places::is_temporary(path)
+        || places::is_hidden(path)
+        || !mm.exe_file.is_null() && is_gone(view, &view.entry_of_file(mm.exe_file)?, path)?)
 }
 
 /// Whether a file that a process runs or maps was deleted for good: an upgrade of a package deletes the old file as well, and puts

@@ -2,7 +2,7 @@
 //!
 //! What it sees, and what evades it: [`DETECTOR`].
 
-use super::{each, is_gone, places, subject};
+use super::{each, is_from_anywhere, places, subject};
 use crate::{Detector, Finding, Limits, Severity};
 use lynceus_introspect::linux::{LinuxGuest, Mm, Protocol, Socket, Task, View};
 use lynceus_introspect::observe::Options;
@@ -92,11 +92,7 @@ fn look(view: &View<'_>, task: &Task, mm: &Mm) -> Partial<Finding> {
 fn judge(view: &View<'_>, task: &Task, mm: &Mm, socket: &Socket) -> Result<Option<Finding>, GapReason> {
     let path = view.exe(mm)?.unwrap_or_default();
     let is_filtered = socket.protocol == Protocol::Packet && socket.filter.is_some();
-    let is_odd = path.starts_with("/memfd:")
-        || places::is_temporary(&path)
-        || places::is_hidden(&path)
-        || !mm.exe_file.is_null() && is_gone(view, &view.entry_of_file(mm.exe_file)?, &path)?;
-    let severity = match (is_odd, is_filtered && !is_known(&path)) {
+    let severity = match (is_from_anywhere(view, mm, &path)?, is_filtered && !is_known(&path)) {
         (true, _) => Severity::High,
         (false, true) => Severity::Medium,
         (false, false) => return Ok(None),

@@ -42,11 +42,10 @@ impl View<'_> {
             Ok(layout) => layout,
             Err(missing) => return Partial::unavailable("sockets", missing.clone()),
         };
-        let (mut found, mut tables) = (Partial::default(), BTreeSet::from([process.files]));
-        let threads = self.threads(process);
-        tables.extend(found.absorb(threads).into_iter().map(|thread| thread.files));
+        let mut found = Partial::default();
         let (socks, mut seen) = (Socks::new(self, layout), BTreeSet::new());
-        for files in tables {
+        let tables = self.descriptor_tables(process);
+        for files in found.absorb(tables) {
             let held = self.socket_files(files);
             for (_, private) in found.absorb(held) {
                 let sock = self.integer(private, layout.sock.sock).map(Gva);

@@ -8,6 +8,7 @@ mod hiding;
 mod memory;
 mod packets;
 mod preload;
+mod programs;
 mod tracing;
 
 use std::collections::HashMap;
@@ -83,6 +84,9 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "attack-overlaid" => hiding::program_alone(second),
         "attack-waiting" => packets::from_anywhere(second),
         "attack-capture" => packets::from_a_stranger(),
+        "attack-xdp" => programs::at_device(second),
+        "attack-perf" => programs::at_clock(second),
+        "attack-bpf" => programs::writing(),
         _ => Err(std::io::Error::other("no such attack")),
     })
 }

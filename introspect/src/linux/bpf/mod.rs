@@ -2,10 +2,12 @@
 //!
 //! *Trusts*: nothing. *Never*: takes a program's name for what it does; names are the loader's choice.
 //!
-//! Layouts: `include/linux/bpf.h`, `include/linux/filter.h`, `include/linux/idr.h` (Linux 5.10 to 7.2);
-//! type names: `include/uapi/linux/bpf.h` as `bpftool` prints them.
+//! Layouts: `include/linux/bpf.h`, `include/linux/filter.h`, `include/linux/idr.h`, `include/linux/perf_event.h` (Linux 5.10 to 7.2).
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod held;
+mod names;
 
 use super::record::Span;
 use super::{Resolved, View};
@@ -113,6 +115,8 @@ pub struct BpfLayout {
     link_id: Field,
     link_type: Field,
     link_program: Field,
+    /// The program that runs at a perf event, in kernels that have these.
+    event_program: Option<Field>,
 }
 
 impl BpfLayout {
@@ -162,6 +166,7 @@ impl BpfLayout {
             link_id: profile.field("bpf_link", "id")?,
             link_type: profile.field("bpf_link", "type")?,
             link_program: profile.field("bpf_link", "prog")?,
+            event_program: profile.field("perf_event", "prog").ok(),
         })
     }
 }
@@ -295,122 +300,3 @@ impl<'a> View<'a> {
         self.integer(base, field).map(|value| (value & 0xffff_ffff) as u32)
     }
 }
-
-impl BpfProgram {
-    /// What `bpftool` calls its type.
-    pub fn type_name(&self) -> &'static str {
-        name(&PROGRAM_TYPES, self.program_type)
-    }
-}
-
-impl BpfMap {
-    /// What `bpftool` calls its type.
-    pub fn type_name(&self) -> &'static str {
-        name(&MAP_TYPES, self.map_type)
-    }
-}
-
-impl BpfLink {
-    /// What `bpftool` calls its type.
-    pub fn type_name(&self) -> &'static str {
-        name(&LINK_TYPES, self.link_type)
-    }
-}
-
-fn name(names: &[&'static str], number: u32) -> &'static str {
-    usize::try_from(number).ok().and_then(|number| names.get(number)).copied().unwrap_or("unknown")
-}
-
-const PROGRAM_TYPES: [&str; 33] = [
-    "unspec",
-    "socket_filter",
-    "kprobe",
-    "sched_cls",
-    "sched_act",
-    "tracepoint",
-    "xdp",
-    "perf_event",
-    "cgroup_skb",
-    "cgroup_sock",
-    "lwt_in",
-    "lwt_out",
-    "lwt_xmit",
-    "sock_ops",
-    "sk_skb",
-    "cgroup_device",
-    "sk_msg",
-    "raw_tracepoint",
-    "cgroup_sock_addr",
-    "lwt_seg6local",
-    "lirc_mode2",
-    "sk_reuseport",
-    "flow_dissector",
-    "cgroup_sysctl",
-    "raw_tracepoint_writable",
-    "cgroup_sockopt",
-    "tracing",
-    "struct_ops",
-    "ext",
-    "lsm",
-    "sk_lookup",
-    "syscall",
-    "netfilter",
-];
-
-const MAP_TYPES: [&str; 36] = [
-    "unspec",
-    "hash",
-    "array",
-    "prog_array",
-    "perf_event_array",
-    "percpu_hash",
-    "percpu_array",
-    "stack_trace",
-    "cgroup_array",
-    "lru_hash",
-    "lru_percpu_hash",
-    "lpm_trie",
-    "array_of_maps",
-    "hash_of_maps",
-    "devmap",
-    "sockmap",
-    "cpumap",
-    "xskmap",
-    "sockhash",
-    "cgroup_storage",
-    "reuseport_sockarray",
-    "percpu_cgroup_storage",
-    "queue",
-    "stack",
-    "sk_storage",
-    "devmap_hash",
-    "struct_ops",
-    "ringbuf",
-    "inode_storage",
-    "task_storage",
-    "bloom_filter",
-    "user_ringbuf",
-    "cgrp_storage",
-    "arena",
-    "insn_array",
-    "rhash",
-];
-
-const LINK_TYPES: [&str; 16] = [
-    "unspec",
-    "raw_tracepoint",
-    "tracing",
-    "cgroup",
-    "iter",
-    "netns",
-    "xdp",
-    "perf_event",
-    "kprobe_multi",
-    "struct_ops",
-    "netfilter",
-    "tcx",
-    "uprobe_multi",
-    "netkit",
-    "sockmap",
-    "tracing_multi",
-];
