@@ -3,13 +3,18 @@
 use boreal::compiler::{CompilerBuilder, CompilerParams};
 use boreal::scanner::ScanParams;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 const EXTERNALS: [&str; 5] = ["filename", "filepath", "extension", "filetype", "owner"];
-const ROUNDS: usize = 5;
 
-/// Scans the buffer with each engine that there is.
-pub(crate) fn flat(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
+/// A scan of the buffer.
+pub(crate) type Scan<'b> = Box<dyn FnMut() + 'b>;
+
+/// Scans of the buffer by each engine that there is, with their names.
+pub(crate) fn flat<'b>(
+    rules: &Path,
+    bytes: &'b [u8],
+    line: &impl Fn(&str, f64),
+) -> Vec<(&'static str, Scan<'b>)> {
     let mut compiler = CompilerBuilder::new().build();
     compiler.set_params(CompilerParams::default().disable_unknown_escape_warning(true));
     EXTERNALS.iter().for_each(|name| _ = compiler.define_symbol(name, ""));
@@ -18,21 +23,13 @@ pub(crate) fn flat(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
     }
     let mut scanner = compiler.finalize();
     scanner.set_scan_params(ScanParams::default().compute_full_matches(true).process_memory(true));
+    let boreal = move || drop(std::hint::black_box(scanner.scan_mem(bytes)));
+    let mut scans: Vec<(&str, Scan<'b>)> = vec![("boreal, flat buffer", Box::new(boreal))];
     #[cfg(feature = "libyara")]
-    libyara(rules, bytes, line);
-    line("boreal, flat buffer", fastest(|| drop(std::hint::black_box(scanner.scan_mem(bytes)))));
-}
-
-pub(crate) fn fastest(mut work: impl FnMut()) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let started = Instant::now();
-            work();
-            started.elapsed().as_nanos() as f64
-        })
-        .collect();
-    rounds.sort_by(f64::total_cmp);
-    rounds[0]
+    scans.push(("libyara, flat buffer", libyara(rules, bytes, line)));
+    #[cfg(not(feature = "libyara"))]
+    let _ = line;
+    scans
 }
 
 fn text(path: &Path) -> String {
@@ -53,7 +50,7 @@ fn files(path: &Path) -> Vec<PathBuf> {
 }
 
 #[cfg(feature = "libyara")]
-fn libyara(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
+fn libyara<'b>(rules: &Path, bytes: &'b [u8], line: &impl Fn(&str, f64)) -> Scan<'b> {
     let fresh = || {
         let mut compiler = yara::Compiler::new().expect("a compiler");
         EXTERNALS.iter().for_each(|name| compiler.define_variable(name, "").expect("a variable"));
@@ -69,17 +66,10 @@ fn libyara(rules: &Path, bytes: &[u8], line: &impl Fn(&str, f64)) {
         }
     }
     let rules = all.compile_rules().expect("rules");
-    let mut scanner = rules.scanner().expect("a scanner");
-    scanner.set_flags(yara::ScanFlags::REPORT_RULES_MATCHING | yara::ScanFlags::PROCESS_MEMORY);
     line("libyara, files refused", f64::from(refused));
-    let mut once = || drop(std::hint::black_box(scanner.scan_mem(bytes)));
-    // It takes seconds: three rounds are enough.
-    let rounds: Vec<f64> = (0..3)
-        .map(|_| {
-            let started = Instant::now();
-            once();
-            started.elapsed().as_nanos() as f64
-        })
-        .collect();
-    line("libyara, flat buffer", rounds.into_iter().fold(f64::MAX, f64::min));
+    Box::new(move || {
+        let mut scanner = rules.scanner().expect("a scanner");
+        scanner.set_flags(yara::ScanFlags::REPORT_RULES_MATCHING | yara::ScanFlags::PROCESS_MEMORY);
+        drop(std::hint::black_box(scanner.scan_mem(bytes)));
+    })
 }

@@ -29,7 +29,7 @@ fn goals(scans: &Scans) -> Vec<Goal> {
     let rescan = |scope: &str, how: &str| {
         over(&format!("{scope}full scan"), &format!("{scope}rescan, one page in 100 changed, {how}"))
     };
-    let part = || Ok(get("cache bytes")? / get("cached scan bytes")? * 100.0);
+    let part = || Ok(get("cache bytes")? / get("scanned bytes")? * 100.0);
     vec![
         goal(
             "scan without a cache, as a part of boreal's speed on the same bytes in one buffer",
@@ -85,7 +85,7 @@ const METHOD: &str = "
 The lab's guest with kernel 6.12 and 512 MB, mapped; processes, cached files and the kernel, and then all RAM. A *full scan* is the first one of a guest, on
 one thread unless it says another number: it searches equal pages once, however many processes map them; *without a cache* all bytes are scanned, as the engines do
 with the flat buffer, which holds each region's bytes. The fastest of nine rounds, because what else runs on the machine only ever makes
-a round slower. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed: the engine has less to
+a round slower; what is compared takes turns. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed: the engine has less to
 check than with rules from the field, which must not be copied here; `LYNCEUS_BENCH_RULES` names a folder of others.
 *In clusters*: eight neighbouring pages of memory that processes may write to, and so on
 until 1 % of all pages that are scanned have changed. *Anywhere*: single pages, in programs, cached files and the kernel's text too,
