@@ -25,10 +25,7 @@ pub(crate) fn flat<'b>(
     scanner.set_scan_params(ScanParams::default().compute_full_matches(true).process_memory(true));
     let boreal = move || drop(std::hint::black_box(scanner.scan_mem(bytes)));
     let mut scans: Vec<(&str, Scan<'b>)> = vec![("boreal, flat buffer", Box::new(boreal))];
-    #[cfg(feature = "libyara")]
-    scans.push(("libyara, flat buffer", libyara(rules, bytes, line)));
-    #[cfg(not(feature = "libyara"))]
-    let _ = line;
+    scans.extend(libyara(rules, bytes, line));
     scans
 }
 
@@ -49,8 +46,13 @@ fn files(path: &Path) -> Vec<PathBuf> {
     entries.iter().filter(|path| is_rules(path)).flat_map(|path| files(path)).collect()
 }
 
+#[cfg(not(feature = "libyara"))]
+fn libyara<'b>(_: &Path, _: &'b [u8], _: &impl Fn(&str, f64)) -> Option<(&'static str, Scan<'b>)> {
+    None
+}
+
 #[cfg(feature = "libyara")]
-fn libyara<'b>(rules: &Path, bytes: &'b [u8], line: &impl Fn(&str, f64)) -> Scan<'b> {
+fn libyara<'b>(rules: &Path, bytes: &'b [u8], line: &impl Fn(&str, f64)) -> Option<(&'static str, Scan<'b>)> {
     let fresh = || {
         let mut compiler = yara::Compiler::new().expect("a compiler");
         EXTERNALS.iter().for_each(|name| compiler.define_variable(name, "").expect("a variable"));
@@ -67,9 +69,10 @@ fn libyara<'b>(rules: &Path, bytes: &'b [u8], line: &impl Fn(&str, f64)) -> Scan
     }
     let rules = all.compile_rules().expect("rules");
     line("libyara, files refused", f64::from(refused));
-    Box::new(move || {
+    let scan = move || {
         let mut scanner = rules.scanner().expect("a scanner");
         scanner.set_flags(yara::ScanFlags::REPORT_RULES_MATCHING | yara::ScanFlags::PROCESS_MEMORY);
         drop(std::hint::black_box(scanner.scan_mem(bytes)));
-    })
+    };
+    Some(("libyara, flat buffer", Box::new(scan)))
 }
