@@ -15,6 +15,7 @@ const MAX_FILES: usize = 100_000;
 /// Deepest chain of includes, and most of them in a file.
 const MAX_INCLUDE_DEPTH: u32 = 16;
 const MAX_INCLUDES: u32 = 10_000;
+
 /// A rule file that was found.
 pub(super) struct Source {
     pub(super) path: PathBuf,
