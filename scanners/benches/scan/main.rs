@@ -37,13 +37,10 @@ fn main() {
     let flat = guest::flat(&look);
     line("flat bytes", flat.len() as f64);
     let wanted = Wanted::new(&rules, DEFAULT);
-    let fresh = |threads| {
-        let cache = ScanCache::new(memory.ram_bytes() / 100).expect("random numbers");
-        full(&look.guest, &Wanted { threads, cache: Some(&cache), ..wanted })
-    };
+    let by_two = Wanted { threads: 2, ..wanted };
     let mut works: Vec<Work<'_>> = vec![
         ("scan without a cache".to_owned(), Box::new(|| full(&look.guest, &wanted))),
-        ("full scan, two threads".to_owned(), Box::new(|| fresh(2))),
+        ("full scan, two threads".to_owned(), Box::new(|| with(&look, &by_two, &new_cache(&memory)))),
     ];
     for (name, mut scan) in engines::flat(&rules_path, &flat, &line) {
         let timed = move || {
@@ -84,6 +81,16 @@ fn full(guest: &LinuxGuest, wanted: &Wanted<'_>) -> (f64, Summary) {
     (started.elapsed().as_nanos() as f64, summary)
 }
 
+/// The same with a cache.
+fn with(look: &Look, wanted: &Wanted<'_>, cache: &ScanCache) -> (f64, Summary) {
+    full(&look.guest, &Wanted { cache: Some(cache), ..*wanted })
+}
+
+/// An empty cache, as large as scans of this guest may have.
+fn new_cache(memory: &Changing) -> ScanCache {
+    ScanCache::new(memory.ram_bytes() / 100).expect("random numbers")
+}
+
 /// A full scan, a second one of the same, and second ones after one page in a hundred was written to; and others in turn with these.
 fn rescans<'w>(
     scope: &str,
@@ -93,26 +100,21 @@ fn rescans<'w>(
     mut works: Vec<Work<'w>>,
     line: &impl Fn(&str, f64),
 ) {
-    let limit = memory.ram_bytes() / 100;
-    let new = move || ScanCache::new(limit).expect("random numbers");
     let (wanted, count) = (*wanted, look.all.len() / 100);
-    let scan = move |cache: &ScanCache| full(&look.guest, &Wanted { cache: Some(cache), ..wanted });
     let rescan = |change: Option<(&'w [Gpa], bool)>| {
-        memory.restore();
-        let cache = new();
-        scan(&cache);
+        let cache = new_cache(memory);
+        with(look, &wanted, &cache);
         Box::new(move || {
-            memory.restore();
             if let Some((pages, clustered)) = change {
                 memory.change(pages, count, clustered, rand());
             }
-            let done = scan(&cache);
+            let done = with(look, &wanted, &cache);
             memory.restore();
             done
         })
     };
     let rescanned = "rescan, one page in 100 changed";
-    works.push((format!("{scope}full scan"), Box::new(move || scan(&new()))));
+    works.push((format!("{scope}full scan"), Box::new(move || with(look, &wanted, &new_cache(memory)))));
     works.push((format!("{scope}rescan, nothing changed"), rescan(None)));
     works.push((format!("{scope}{rescanned}, clustered"), rescan(Some((&look.written, true)))));
     works.push((format!("{scope}{rescanned}, anywhere"), rescan(Some((&look.all, false)))));
@@ -122,8 +124,8 @@ fn rescans<'w>(
             line(&format!("{name}, bytes scanned"), (summary.bytes - summary.reused_bytes) as f64);
         }
     }
-    let cache = new();
-    let (_, summary) = scan(&cache);
+    let cache = new_cache(memory);
+    let (_, summary) = with(look, &wanted, &cache);
     line(&format!("{scope}cache bytes"), cache.len_bytes() as f64);
     line(&format!("{scope}scanned bytes"), summary.bytes as f64);
 }
@@ -150,8 +152,7 @@ fn clones(path: &std::ffi::OsStr, wanted: &Wanted<'_>, line: &impl Fn(&str, f64)
     let scan = |count: usize| {
         let limit = guests.iter().map(|(memory, _)| memory.ram_bytes() / 100).sum();
         let cache = ScanCache::new(limit).expect("random numbers");
-        let wanted = Wanted { cache: Some(&cache), ..*wanted };
-        let nanos: f64 = guests.iter().take(count).map(|(_, look)| full(&look.guest, &wanted).0).sum();
+        let nanos: f64 = guests.iter().take(count).map(|(_, look)| with(look, wanted, &cache).0).sum();
         (nanos, Summary::default())
     };
     let of = |name: &str, count| -> Work<'_> { (name.to_owned(), Box::new(move || scan(count))) };
