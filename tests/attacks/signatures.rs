@@ -4,9 +4,8 @@ use crate::hostile::Hostile;
 use lynceus_introspect::linux::{Map, Task};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gpa, Gva, Partial};
-use lynceus_scanners::signatures::{self, Rules, RulesError, ScanCache, Scope, Wanted};
+use lynceus_scanners::signatures::{self, Rules, ScanCache, Scope, Wanted};
 use lynceus_scanners::{Finding, Subject};
-use std::path::PathBuf;
 
 const NEEDLE: &[u8] = b"Lynceus-Test-Signature-7f3a91c2!";
 const RULE: &str = r#"
@@ -18,14 +17,10 @@ pub(crate) const EVERYWHERE: Scope =
 
 /// Rules with this text.
 pub(crate) fn rules(text: &str) -> Rules {
-    loaded(text, Rules::load)
-}
-
-fn loaded(text: &str, load: fn(&[PathBuf]) -> Result<Rules, RulesError>) -> Rules {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("some.yar");
     std::fs::write(&file, text).expect("a file");
-    load(&[file]).expect("rules")
+    Rules::load(&[file]).expect("rules")
 }
 
 fn scan(guest: &Hostile, scope: Scope) -> Partial<Finding> {
@@ -203,7 +198,7 @@ fn cached_files_are_the_files_themselves() {
 #[test]
 fn what_changes_between_scans_is_found_as_a_full_scan_finds_it() {
     let header = r#"rule linked { strings: $a = "BusyBox v" $b = "Lynceus-Test-Signature" condition: uint32(0) == 0x464c457f and any of them }"#;
-    let rules = loaded(&format!("{RULE}{header}"), Rules::load);
+    let rules = rules(&format!("{RULE}{header}"));
     let cache = ScanCache::new(16 << 20).expect("random numbers");
     let mut guest = Hostile::new();
     let (_, pages) = private_pages(&guest, "lab-plain");

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use super::again;
 use crate::actors::Held;
@@ -26,8 +25,7 @@ pub(super) fn process() -> io::Result<Held> {
 pub(super) fn program(second: bool) -> io::Result<Held> {
     if !second {
         fs::create_dir_all(FOLDER)?;
-        fs::copy("/init", PROGRAM)?;
-        return again(Path::new(PROGRAM), "attack-covered");
+        return again(PROGRAM, "attack-covered");
     }
     sys::mount("nothing", FOLDER, "tmpfs", 0, "size=64k")?;
     Ok(Box::new(()))
@@ -36,8 +34,7 @@ pub(super) fn program(second: bool) -> io::Result<Held> {
 /// Mounts an ordinary program over its own, and no other file: who looks there sees that one.
 pub(super) fn program_alone(second: bool) -> io::Result<Held> {
     if !second {
-        fs::copy("/init", ALONE)?;
-        return again(Path::new(ALONE), "attack-overlaid");
+        return again(ALONE, "attack-overlaid");
     }
     sys::mount("/bin/busybox", ALONE, "", libc::MS_BIND, "")?;
     Ok(Box::new(()))

@@ -12,7 +12,6 @@ mod programs;
 mod tracing;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::actors::{Held, stand};
@@ -104,8 +103,9 @@ fn undo(name: &str) -> std::io::Result<()> {
 /// What an attack gives itself as its argument when it starts itself again.
 const SECOND: &str = "again";
 
-/// Becomes the program at `path`, which plays the second act of the attack of this name.
-fn again(path: &Path, name: &str) -> std::io::Result<Held> {
+/// Puts a copy of this program at `path` and becomes it, which plays the second act of the attack of this name.
+fn again(path: &str, name: &str) -> std::io::Result<Held> {
     use std::os::unix::process::CommandExt;
+    std::fs::copy("/init", path)?;
     Err(std::process::Command::new(path).arg0(name).arg(SECOND).exec())
 }

@@ -1,23 +1,17 @@
 //! Waiting for a packet below the firewall, as backdoors without a port do.
 
-use std::fs;
 use std::io;
-use std::path::Path;
 
 use super::again;
 use crate::actors::Held;
 use crate::sys;
-
-/// From where any user may write.
-const COPY: &str = "/tmp/attack-waiting";
 
 /// From a program that any user may have put there.
 pub(super) fn from_anywhere(second: bool) -> io::Result<Held> {
     if second {
         return Ok(Box::new(sys::packet_filter()?));
     }
-    fs::copy("/init", COPY)?;
-    again(Path::new(COPY), "attack-waiting")
+    again("/tmp/attack-waiting", "attack-waiting")
 }
 
 /// From a program that is known to nobody.
