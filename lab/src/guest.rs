@@ -26,7 +26,7 @@ const ATTEMPTS: u32 = 3;
 
 /// A guest that says nothing.
 #[derive(Debug)]
-struct NotReady;
+pub struct NotReady;
 
 impl std::fmt::Display for NotReady {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -26,7 +26,7 @@ pub mod truth;
 pub mod volatility;
 pub mod xen;
 
-pub use guest::{Guest, Paging, Spec};
+pub use guest::{Guest, NotReady, Paging, Spec};
 pub use kernels::KernelVersion;
 pub use patience::{until, until_so};
 pub use scenery::Scenery;

@@ -147,8 +147,8 @@ fn as_nobody(attached: &Attached) -> Result<()> {
     Ok(())
 }
 
-/// What these detectors find, the kernel compared with the file that the toolstack booted.
-fn findings_of(guest: &Guest, detectors: &[&Detector]) -> Result<Vec<Finding>> {
+/// Attached, its kernel to be compared with the file that the toolstack booted.
+fn with_its_file(guest: &Guest) -> Result<Attached> {
     let mut attached = attach(guest)?;
     // Of a PVH domain the toolstack does not tell.
     let told = Unread::open(&guest.target(), OpenOptions::default())?.kernel_file();
@@ -156,6 +156,11 @@ fn findings_of(guest: &Guest, detectors: &[&Detector]) -> Result<Vec<Finding>> {
     let image = told.unwrap_or_else(|| guest.kernel.clone().into());
     let image = KernelImage::load(BufReader::new(File::open(&image).context(image.display().to_string())?))?;
     attached.guest.set_image(Arc::new(image))?;
+    Ok(attached)
+}
+
+/// What these detectors find.
+fn findings_of(attached: &Attached, detectors: &[&Detector]) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     for detector in detectors {
         let looked = (detector.run)(&attached.guest, &patient());
@@ -166,8 +171,8 @@ fn findings_of(guest: &Guest, detectors: &[&Detector]) -> Result<Vec<Finding>> {
 }
 
 /// What all detectors find.
-fn findings(guest: &Guest) -> Result<Vec<Finding>> {
-    let found = findings_of(guest, &DETECTORS.iter().collect::<Vec<_>>())?;
+fn findings(attached: &Attached) -> Result<Vec<Finding>> {
+    let found = findings_of(attached, &DETECTORS.iter().collect::<Vec<_>>())?;
     lynceus_lab_compare::without_oddities(found)
 }
 
@@ -177,7 +182,7 @@ pub(crate) fn its_kernel_is_its_files(guest: &Guest) -> Result<()> {
     let detectors: Vec<&Detector> = DETECTORS.iter().filter(compare).collect();
     ensure!(detectors.len() == 2, "no such detectors");
     let started = Instant::now();
-    let found = findings_of(guest, &detectors)?;
+    let found = findings_of(&with_its_file(guest)?, &detectors)?;
     ensure!(found.is_empty(), "{}: {found:#?}", guest.name);
     println!("LAB {}: its code and constants are its file's, after {:.1?}", guest.name, started.elapsed());
     Ok(())
@@ -185,9 +190,13 @@ pub(crate) fn its_kernel_is_its_files(guest: &Guest) -> Result<()> {
 
 /// The kernel as Xen and itself rewrote it is explained to the byte.
 pub(crate) fn finds_nothing_in_a_clean_guest(guest: &Guest) -> Result<()> {
-    let found = findings(guest)?;
+    finds_nothing(guest, &with_its_file(guest)?)
+}
+
+fn finds_nothing(guest: &Guest, attached: &Attached) -> Result<()> {
+    let found = findings(attached)?;
     ensure!(found.is_empty(), "{}: {found:#?}", guest.name);
-    println!("LAB {}: {} detectors find nothing", guest.name, DETECTORS.len());
+    println!("LAB {}: {} detectors find nothing, at {} s", guest.name, DETECTORS.len(), uptime());
     Ok(())
 }
 
@@ -211,10 +220,12 @@ pub(crate) fn finds_attacks(guest: &Guest) -> Result<()> {
     let all = ATTACKS.iter().chain(XEN_ATTACKS);
     let attacks: Vec<_> = all.filter(|attack| tried.contains(&attack.name)).collect();
     ensure!(attacks.len() == tried.len(), "no such attacks");
+    // Before any of them, as the appliance is.
+    let attached = with_its_file(guest)?;
     for attack in attacks {
         let ask = |line: &str| guest.ask(line);
         attack.start(&ask).context(attack.name)?;
-        let found = findings(guest)?;
+        let found = findings(&attached)?;
         attack.stop(&ask).context(attack.name)?;
         let is_one = |finding: &&Finding| finding.detector == attack.detector;
         let one = found.iter().find(is_one).with_context(|| format!("{}: {found:#?}", attack.name))?;
@@ -222,7 +233,7 @@ pub(crate) fn finds_attacks(guest: &Guest) -> Result<()> {
         ensure!(only, "{}: {found:#?}", attack.name);
         println!("LAB {}: {}: {}", guest.name, attack.name, one.summary);
     }
-    finds_nothing_in_a_clean_guest(guest)
+    finds_nothing(guest, &attached)
 }
 
 /// The hiding module's task and itself, in a running guest.
@@ -231,7 +242,7 @@ pub(crate) fn finds_what_hides(guest: &Guest) -> Result<()> {
     guest.ask(&format!("LOAD /hide.ko hide_self=1 hide_pid={pid} hide_table=1"))?;
     let inside = String::from_utf8(guest.ask("RUN ps; cat /proc/modules")?)?;
     ensure!(inside.contains("lab-plain") && !inside.contains("intruder"), "nothing was hidden: {inside}");
-    let found = findings(guest)?;
+    let found = findings(&with_its_file(guest)?)?;
     let summaries: Vec<&str> = found.iter().map(|finding| finding.summary.as_str()).collect();
     ensure!(
         found.len() == 2

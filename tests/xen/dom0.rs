@@ -6,9 +6,10 @@
 use crate::guest::Guest;
 use crate::{appliance, checks, measure, network, toolstack, upheaval};
 use anyhow::{Result, ensure};
+use lynceus_lab::NotReady;
 use std::collections::BTreeSet;
 
-/// So often a guest may be lost to the emulator: emulated SVM now and then ends a PVH guest in a triple fault. The registers that Xen then
+/// So often a guest may be lost to the emulator: it may hang before it is ready, and emulated SVM now and then ends a PVH guest in a triple fault. The registers that Xen then
 /// shows stand right behind VMMCALL or are Xen's own, in the guest's place: what went wrong is the change between the two. A real
 /// processor does not do that, and nobody here writes into a guest. More often than this, and it is our failure.
 const LOSSES: usize = 6;
@@ -42,11 +43,11 @@ fn run() -> Result<()> {
         let (mut lost, mut passed) = (0, 0);
         while let Err(error) = all_of(&name, kind, kernel, first, &mut passed, &mut follower) {
             lost += 1;
-            if lost > LOSSES || !toolstack::lost_to_the_emulator()? {
+            if lost > LOSSES || !toolstack::lost_to_the_emulator(error.is::<NotReady>())? {
                 return Err(error);
             }
             println!(
-                "LAB {name}: LOST TO THE EMULATOR for the {lost}. time (a triple fault), another one goes on after {passed} checks: {error:#}"
+                "LAB {name}: LOST TO THE EMULATOR for the {lost}. time (a triple fault, or never ready), another one goes on after {passed} checks: {error:#}"
             );
         }
     }

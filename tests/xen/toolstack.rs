@@ -85,12 +85,12 @@ pub(crate) fn uptime() -> String {
     fs::read_to_string("/proc/uptime").unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// Whether a domain ended in a triple fault since this was asked last, which Xen's log says. All domains are then removed: Xen takes
-/// a triple fault for a reboot, and the toolstack may be starting the next one.
-pub(crate) fn lost_to_the_emulator() -> Result<bool> {
+/// Whether a domain hangs, or ended in a triple fault since this was asked last, which Xen's log says. All domains are then removed: Xen
+/// takes a triple fault for a reboot, and the toolstack may be starting the next one.
+pub(crate) fn lost_to_the_emulator(hangs: bool) -> Result<bool> {
     let log = xl(&["dmesg", "-c"])?;
     println!("{log}");
-    if !log.contains("Triple fault") {
+    if !hangs && !log.contains("Triple fault") {
         return Ok(false);
     }
     // Who waits for a domain's end starts it again.

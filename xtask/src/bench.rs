@@ -130,7 +130,7 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     if args.xen {
         let test = ["--ignored", "--exact", "a_pvh_guest_from_a_service_domain"];
         run(cargo(&["test", "--package", "lynceus", "--test", "xen", "--"]).args(test))?;
-        let console = std::fs::read_to_string(lynceus_lab::xen::log()?)?;
+        let console = std::fs::read_to_string(lynceus_lab::xen::PVH.log()?)?;
         console
             .lines()
             .filter(|line| line.starts_with("FIGURE "))
