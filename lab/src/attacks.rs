@@ -110,6 +110,7 @@ pub const ATTACKS: &[Attack] = &[
     program("filter for packets in a stranger", "packet_socket", "attack-capture"),
     program("BPF program at a device, from /tmp", "bpf_attachment", "attack-xdp"),
     program("BPF program at a perf event, from /tmp", "bpf_attachment", "attack-perf"),
+    program("BPF program that nobody holds", "bpf_orphan", "attack-orphan"),
     program("BPF program that writes to processes", "bpf_program", "attack-bpf"),
     program("code in writable memory", "executable_memory", "attack-rwx"),
     program("code written, then made executable", "executable_memory", "attack-late"),

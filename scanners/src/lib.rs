@@ -19,9 +19,9 @@ pub mod signatures;
 pub use crossview::{hidden_modules, hidden_tasks};
 pub use finding::{Finding, Severity, Subject};
 pub use integrity::{
-    bpf_helpers, helper_programs, interrupt_handlers, kernel_constants, kernel_text, module_text, notifiers,
-    operation_tables, packet_hooks, probe_handlers, processor_states, shared_credentials, syscall_handlers,
-    terminal_inputs, trace_handlers,
+    bpf_helpers, bpf_orphans, helper_programs, interrupt_handlers, kernel_constants, kernel_text,
+    module_text, notifiers, operation_tables, packet_hooks, probe_handlers, processor_states,
+    shared_credentials, syscall_handlers, terminal_inputs, trace_handlers,
 };
 pub use processes::{
     bpf_attachments, covered_paths, dispatched, executable_memory, hidden_files, hidden_sockets,
@@ -90,6 +90,7 @@ pub const DETECTORS: &[Detector] = &[
     integrity::notifiers::DETECTOR,
     integrity::terminals::DETECTOR,
     integrity::bpf::DETECTOR,
+    integrity::orphans::DETECTOR,
     integrity::helpers::DETECTOR,
     integrity::credentials::DETECTOR,
     processes::executables::DETECTOR,

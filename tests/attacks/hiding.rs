@@ -1,8 +1,8 @@
-//! Mounts over what others would see, files without a folder, filters for packets: planted in memory, and bent out of shape.
+//! Mounts over what others would see, files without a folder, filters for packets, BPF programs: planted in memory, and bent out of shape.
 
 use crate::hostile::Hostile;
 use crate::integrity::findings;
-use lynceus_introspect::linux::{Mount, Protocol, Socket};
+use lynceus_introspect::linux::{BpfProgram, Mount, Protocol, Socket};
 use lynceus_introspect::observe::Options;
 use lynceus_introspect::{Gva, Partial};
 use lynceus_scanners::{Finding, Subject};
@@ -104,16 +104,24 @@ fn a_filter_on_a_packet_socket() {
     }
 }
 
+/// The program that `lab-bpf` holds, made one for packets at a device.
+fn for_devices(guest: &mut Hostile) -> BpfProgram {
+    let task = guest.task("lab-bpf");
+    let mut held = guest.look(|view| view.bpf_held(&task)).items;
+    let program = held.pop().expect("a program");
+    assert!(held.is_empty(), "{held:?}");
+    assert_eq!((program.name.as_str(), program.type_name()), ("lab_filter", "socket_filter"));
+    let kind = guest.member(program.at, "bpf_prog", "type");
+    guest.u32(kind, 6);
+    program
+}
+
 /// A program that steers, and a holder that listings leave out. Each by itself is nobody's business.
 #[test]
 fn a_bpf_program_in_the_hands_of_a_stranger() {
     for mut guest in guests() {
         let task = guest.task("lab-bpf");
-        let held = guest.look(|view| view.bpf_held(&task)).items;
-        let [program] = &held[..] else { panic!("{held:?}") };
-        assert_eq!((program.name.as_str(), program.type_name()), ("lab_filter", "socket_filter"));
-        let kind = guest.member(program.at, "bpf_prog", "type");
-        guest.u32(kind, 6);
+        for_devices(&mut guest);
         assert_eq!(findings(&guest), []);
         let mm = guest.look(|view| view.mm(task.mm)).expect("its memory");
         let name = guest.look(|view| view.entry_of_file(mm.exe_file)).expect("its entry").at;
@@ -125,6 +133,34 @@ fn a_bpf_program_in_the_hands_of_a_stranger() {
         let [found] = &found.items[..] else { panic!("{found:?}") };
         assert!(matches!(&found.subject, Subject::Task { comm, .. } if comm == "lab-bpf"), "{found:?}");
         assert!(found.summary.contains("(xdp, \"lab_filter\")"), "{found:?}");
+    }
+}
+
+#[test]
+fn a_bpf_program_that_nobody_holds() {
+    for mut guest in guests() {
+        let program = for_devices(&mut guest);
+        let task = guest.task("lab-bpf");
+        let files = guest.look(|view| view.files(task.files)).items;
+        let file = files.iter().find(|file| file.private == program.at).expect("its file");
+        let private = guest.member(file.file, "file", "private_data");
+        guest.u64(private, 0);
+        let found = only(&guest, "bpf_orphan");
+        assert!(found.summary.contains("(xdp, \"lab_filter\")"), "{found:?}");
+    }
+}
+
+/// What programs jump by may hold more of them than are read: nobody is accused.
+#[test]
+fn programs_by_the_million_are_a_gap() {
+    for mut guest in guests() {
+        for_devices(&mut guest);
+        let map = guest.look(|view| view.bpf_maps()).items.into_iter().find(|map| map.name == "lab_map");
+        let map = map.expect("its map").at;
+        let [kind, count] = ["map_type", "max_entries"].map(|name| guest.member(map, "bpf_map", name));
+        guest.u32(kind, 3);
+        guest.u32(count, u32::MAX);
+        incomplete(&guest, lynceus_scanners::bpf_orphans);
     }
 }
 

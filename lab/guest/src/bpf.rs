@@ -3,6 +3,7 @@
 //! Layouts: `union bpf_attr`, `struct bpf_prog_info`, `struct bpf_map_info` of include/uapi/linux/bpf.h (5.10 to 7.x;
 //! the fields used here have not moved).
 
+use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,7 +11,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use crate::sys;
 
 const MAP_CREATE: i32 = 0;
+const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
+const OBJ_PIN: i32 = 6;
 const PROG_GET_NEXT_ID: i32 = 11;
 const MAP_GET_NEXT_ID: i32 = 12;
 const PROG_GET_FD_BY_ID: i32 = 13;
@@ -90,8 +93,26 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 /// An array map `lab_map` of four 8-byte values.
 pub(crate) fn create_map() -> io::Result<OwnedFd> {
-    let sizes: Vec<u8> = [2u32, 4, 8, 4].iter().flat_map(|value| value.to_ne_bytes()).collect();
-    sys::own(Attr::new().with(0, &sizes).with(28, b"lab_map").call(MAP_CREATE)?)
+    array([2, 4, 8, 4], b"lab_map")
+}
+
+/// A map of this type, size of keys, size of values, and number of entries.
+fn array(shape: [u32; 4], name: &[u8]) -> io::Result<OwnedFd> {
+    let shape: Vec<u8> = shape.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    sys::own(Attr::new().with(0, &shape).with(28, name).call(MAP_CREATE)?)
+}
+
+/// An array of programs (`BPF_MAP_TYPE_PROG_ARRAY`) with one for packets in it, which nothing else holds.
+pub(crate) fn in_array() -> io::Result<OwnedFd> {
+    let array = array([3, 4, 4, 2], b"attack_jumps")?;
+    let program = load(XDP, &PASS, b"attack_jumped")?;
+    let (second, value) = (1u32, program.as_raw_fd());
+    let attr = Attr::new()
+        .with(0, &array.as_raw_fd().to_ne_bytes())
+        .with(8, &(&raw const second as u64).to_ne_bytes())
+        .with(16, &(&raw const value as u64).to_ne_bytes());
+    { attr }.call(MAP_UPDATE_ELEM)?;
+    Ok(array)
 }
 
 /// A socket filter `lab_filter` that refers to `map`.
@@ -108,6 +129,13 @@ pub(crate) fn at_loopback() -> io::Result<OwnedFd> {
         .with(4, &loopback.to_ne_bytes())
         .with(8, &AT_XDP.to_ne_bytes());
     sys::own({ attr }.call(LINK_CREATE)?)
+}
+
+/// Has `object` live on under a name in a file system of type `bpf`.
+pub(crate) fn pin(object: &OwnedFd, path: &CStr) -> io::Result<()> {
+    let attr =
+        Attr::new().with(0, &(path.as_ptr() as u64).to_ne_bytes()).with(8, &object.as_raw_fd().to_ne_bytes());
+    { attr }.call(OBJ_PIN).map(drop)
 }
 
 /// Has a program run now and then while this process does; what is returned is a perf event, and nothing else holds the program.

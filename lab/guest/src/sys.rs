@@ -47,6 +47,13 @@ pub(crate) fn mount(
     Ok(())
 }
 
+/// `umount(2)`.
+pub(crate) fn unmount(target: &str) -> io::Result<()> {
+    let target = cstr(target)?;
+    // SAFETY: a NUL-terminated path that outlives the call.
+    check(unsafe { libc::umount2(target.as_ptr(), 0) }).map(drop)
+}
+
 /// Makes `new_root` the root of this mount namespace and lets go of the old one.
 pub(crate) fn pivot_root(new_root: &str) -> io::Result<()> {
     let (root, dot) = (cstr(new_root)?, cstr(".")?);

@@ -15,7 +15,7 @@ pub(crate) const DETECTOR: Detector = Detector {
     about: "BPF programs that see or steer what others do, held by a program that nobody installed",
     limits: Limits {
         sees: "a BPF program for packets at a device (XDP, traffic control, netfilter), for probes, tracepoints, functions of the kernel, perf events or LSM, or a link to one, that is held open by a process whose program was deleted, never had a file, or lies where any user may write",
-        evaded_by: "a loader in a system folder; programs that stay attached when their loader has ended (pinned, or at a device), which lynceus bpf lists",
+        evaded_by: "a loader in a system folder; one that ends while its programs stay attached: those are bpf_orphan's",
         false_positives: "tracing tools that are tried out in /tmp or a hidden folder",
     },
     next: "lynceus bpf tells what each program is for and when it was loaded; lynceus files --pid who else it talks to; the program's own file, while it runs, by lynceus scan",
@@ -23,7 +23,7 @@ pub(crate) const DETECTOR: Detector = Detector {
 };
 
 /// Types that see or steer what is not the loader's own.
-const KINDS: [&str; 13] = [
+pub(crate) const KINDS: [&str; 13] = [
     "kprobe",
     "sched_cls",
     "sched_act",

@@ -117,6 +117,8 @@ pub struct BpfLayout {
     link_program: Field,
     /// The program that runs at a perf event, in kernels that have these.
     event_program: Option<Field>,
+    /// The programs of an array of programs: pointers, in kernels that have these.
+    array_programs: Option<Field>,
 }
 
 impl BpfLayout {
@@ -167,6 +169,7 @@ impl BpfLayout {
             link_type: profile.field("bpf_link", "type")?,
             link_program: profile.field("bpf_link", "prog")?,
             event_program: profile.field("perf_event", "prog").ok(),
+            array_programs: profile.field("bpf_array", "ptrs").ok(),
         })
     }
 }

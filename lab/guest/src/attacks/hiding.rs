@@ -42,18 +42,12 @@ pub(super) fn program_alone(second: bool) -> io::Result<Held> {
 
 /// Takes the mount away, and what it covered.
 pub(super) fn uncover() -> io::Result<()> {
-    unmount(FOLDER)?;
+    sys::unmount(FOLDER)?;
     fs::remove_dir_all(FOLDER)
 }
 
 /// The same for the one file.
 pub(super) fn uncover_alone() -> io::Result<()> {
-    unmount(ALONE)?;
+    sys::unmount(ALONE)?;
     fs::remove_file(ALONE)
-}
-
-fn unmount(path: &str) -> io::Result<()> {
-    let path = sys::cstr(path)?;
-    // SAFETY: a NUL-terminated path that outlives the call.
-    sys::check(unsafe { libc::umount2(path.as_ptr(), 0) }).map(drop)
 }

@@ -86,6 +86,7 @@ pub(crate) fn run(name: &str, args: &[String]) -> ! {
         "attack-xdp" => programs::at_device(second),
         "attack-perf" => programs::at_clock(second),
         "attack-bpf" => programs::writing(),
+        "attack-orphan" => programs::alone(),
         _ => Err(std::io::Error::other("no such attack")),
     })
 }
@@ -96,6 +97,7 @@ fn undo(name: &str) -> std::io::Result<()> {
         "attack-ld-so" => std::fs::remove_file(preload::FILE),
         "attack-covered" => hiding::uncover(),
         "attack-overlaid" => hiding::uncover_alone(),
+        "attack-orphan" => programs::take_away(),
         _ => Ok(()),
     }
 }
