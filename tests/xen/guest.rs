@@ -38,11 +38,10 @@ impl Guest {
         scenery: &str,
         more: &str,
     ) -> Result<Guest> {
-        // Where dom0 and all guests share one emulated processor, a PV guest that waits for a lock was never woken once.
-        let locks = if kind == "pv" { "nopvspin" } else { "" };
+        // Where dom0 and all guests share one emulated processor, a guest that waits for a lock was never woken once.
         let config = format!(
             "name = \"{name}\"\ntype = \"{kind}\"\nkernel = \"/guests/{kernel}\"\nramdisk = \"/guests/{kernel}.initramfs\"\n\
-             extra = \"quiet loglevel=0 panic=1 {locks} lynceus.port=hvc0 lynceus.scenery={scenery}\"\nmemory = 256\nvcpus = 2\non_crash = \"preserve\"\non_reboot = \"restart\"\n{more}"
+             extra = \"quiet loglevel=0 panic=1 nopvspin lynceus.port=hvc0 lynceus.scenery={scenery}\"\nmemory = 256\nvcpus = 2\non_crash = \"preserve\"\non_reboot = \"restart\"\n{more}"
         );
         let path = format!("/etc/xen/{name}.cfg");
         fs::write(&path, config)?;
