@@ -6,6 +6,7 @@
 //!
 //! *Never*: part of the product; it may panic and may trust its own guest.
 
+mod answer;
 pub mod attacks;
 pub mod busy;
 pub mod deb;

@@ -18,7 +18,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
-use crate::{bpf, sys};
+use crate::{bpf, shared, sys};
 
 const OF_THREAD: &[&str] = &["status", "stat", "comm"];
 const OF_PROCESS: &[&str] = &["cmdline", "environ", "maps", "mountinfo", "cgroup", "limits", "uid_map"];
@@ -156,9 +156,8 @@ fn pages(base: &str) -> String {
         let Some((Ok(start), Ok(end))) = ends else { continue };
         for page in start >> 12..end >> 12 {
             let mut entry = [0; 8];
-            let present = pagemap.read_exact_at(&mut entry, page * 8).is_ok() && entry[7] & 0x80 != 0;
-            if present {
-                let frame = u64::from_ne_bytes(entry) & ((1 << 55) - 1);
+            let is_read = pagemap.read_exact_at(&mut entry, page * 8).is_ok();
+            if let Some(frame) = is_read.then(|| shared::frame(entry)).flatten() {
                 let _ = writeln!(text, "{:x} {frame:x}", page << 12);
             }
         }

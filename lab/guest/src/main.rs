@@ -18,6 +18,7 @@ mod capture;
 mod load;
 mod scenery;
 mod serve;
+mod shared;
 mod storm;
 mod sys;
 

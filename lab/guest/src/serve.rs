@@ -1,6 +1,7 @@
 //! Serves the host on the second serial port.
 //!
-//! Lines come in, `OK <len>\n<bytes>` or `ERR <len>\n<bytes>` go out; before the first line the guest sends `READY\n`.
+//! Lines come in, `OK <len>\n<bytes>` or `ERR <len>\n<bytes>` go out, or where a long answer lies ([`crate::shared`]); before the first line
+//! the guest sends `READY\n`.
 //!
 //! | line | answer |
 //! |---|---|
@@ -22,6 +23,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::attacks::Running;
+use crate::shared::{self, Shared};
 use crate::{capture, load, storm, sys};
 
 /// Unless the kernel's command line names another: `lynceus.port=hvc0` in a Xen domain, which has no serial ports.
@@ -59,6 +61,12 @@ pub(crate) fn serve(notes: &[String]) -> io::Result<()> {
             Ok(bytes) => ("OK", bytes),
             Err(bytes) => ("ERR", bytes),
         };
+        if word == "OK" && shared::is_for(bytes) {
+            let pages = Shared::new(bytes);
+            pages.tell(bytes.len(), &mut port)?;
+            read_line(&mut port)?;
+            continue;
+        }
         port.write_all(format!("{word} {}\n", bytes.len()).as_bytes())?;
         port.write_all(bytes)?;
     }
