@@ -4,7 +4,7 @@ use crate::folder;
 use crate::guest::{Guest, Spec};
 use crate::kernels::run;
 use crate::truth::Truth;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,15 +34,27 @@ pub fn frozen(spec: &Spec) -> Result<Frozen> {
     Ok(Frozen { ram: folder.join("ram"), truth: Truth::parse(&truth)? })
 }
 
+/// So often it is tried; a worker of the kernel is born now and then.
+const TRIES: usize = 5;
+
 fn freeze(spec: &Spec, folder: &Path) -> Result<()> {
     let guest = Guest::boot(spec)?;
     // Once to warm what the capture itself changes: caches, descriptors, log lines.
     guest.truth()?;
-    let truth = guest.truth_bytes()?;
-    guest.stop()?;
-    fs::write(folder.join("truth"), truth)?;
-    run(Command::new("cp")
-        .args(["--sparse=always", "--reflink=auto"])
-        .arg(guest.ram_file())
-        .arg(folder.join("ram")))
+    let mut truth = guest.truth_bytes()?;
+    for _ in 0..TRIES {
+        guest.stop()?;
+        run(Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .arg(guest.ram_file())
+            .arg(folder.join("ram")))?;
+        guest.cont()?;
+        // Whoever was born between the account and the stop is in the next account.
+        let next = guest.truth_bytes()?;
+        if Truth::parse(&next)?.pids() == Truth::parse(&truth)?.pids() {
+            return Ok(fs::write(folder.join("truth"), truth)?);
+        }
+        truth = next;
+    }
+    bail!("{}: processes come and go all the time", spec.name)
 }

@@ -10,7 +10,7 @@ use lynceus_introspect::linux::{Namespaces, Task, View};
 use lynceus_lab::truth::{self, Truth};
 
 /// The name that the kernel gives its workers; `/proc` appends what they work at.
-const WORKER: &str = "kworker/";
+pub(crate) const WORKER: &str = "kworker/";
 /// `/proc/PID/stat` counts hundredths of a second.
 const NS_PER_TICK: u64 = 10_000_000;
 
