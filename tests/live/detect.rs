@@ -58,7 +58,7 @@ fn every_attack_names_its_detector() {
     }
 }
 
-/// Tasks and modules are hidden in `tests/hidden.rs`.
+/// Tasks and modules are hidden in `hidden.rs`.
 #[test]
 fn every_detector_has_an_attack() {
     for detector in
