@@ -1,7 +1,7 @@
 //! Every attack of the lab is found by its detector, on every kernel that it can be done to, and nothing else is found: nothing
 //! before, that detector's one finding while it is on, nothing after. A busy ordinary system gives no finding at all.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lynceus_lab::attacks::ATTACKS;
 use lynceus_lab::{KernelVersion, Paging};
 use lynceus_lab_compare::detect;
@@ -13,6 +13,11 @@ fn every_attack_is_found(kernel: KernelVersion, paging: Paging) -> Result<()> {
     ensure!(!outcomes.is_empty(), "no attack was tried");
     let wrong: Vec<_> = outcomes.iter().filter(|outcome| !outcome.is_right()).collect();
     ensure!(wrong.is_empty(), "{wrong:#?}");
+    // Where somebody may end it.
+    let pinned =
+        outcomes.iter().flat_map(|outcome| &outcome.found).find(|found| found.detector == "bpf_orphan");
+    let pinned = &pinned.context("no program that nobody holds")?.summary;
+    ensure!(pinned.ends_with("; pinned at \"/sys/fs/bpf/lab/attack\""), "{pinned}");
     Ok(())
 }
 

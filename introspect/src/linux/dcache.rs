@@ -168,6 +168,29 @@ impl<'a> View<'a> {
     /// those of files of that name that are gone.
     pub fn entries_named(&self, directory: Gva, name: &[u8]) -> Result<Vec<Entry>, GapReason> {
         let layout = self.dcache_layout()?;
+        let mut found = Vec::new();
+        for at in self.children(layout, directory)? {
+            let same_length = self.integer(at, layout.name_len)? == name.len() as u64;
+            if same_length && self.entry_name(at)? == name {
+                found.push(self.entry(layout, at)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every cached entry in the directory whose entry is at `directory` that a lookup finds a file by.
+    pub fn entries_in(&self, directory: Gva) -> Result<Vec<Entry>, GapReason> {
+        let layout = self.dcache_layout()?;
+        let mut found = Vec::new();
+        for at in self.children(layout, directory)? {
+            let entry = self.entry(layout, at)?;
+            found.extend((entry.hashed && !entry.inode.is_null()).then_some(entry));
+        }
+        Ok(found)
+    }
+
+    /// Where the entries in a directory are.
+    fn children(&self, layout: &DcacheLayout, directory: Gva) -> Result<Vec<Gva>, GapReason> {
         let (nodes, link) = match layout.children {
             Children::List(head, link) => (self.list("directory", directory.field(head.offset)), link),
             Children::Chain(head, link) => {
@@ -178,15 +201,7 @@ impl<'a> View<'a> {
         if let Some(gap) = nodes.gaps.into_iter().next() {
             return Err(gap.reason);
         }
-        let mut found = Vec::new();
-        for node in nodes.items {
-            let at = Gva(node.0.wrapping_sub(link.offset.into()));
-            let same_length = self.integer(at, layout.name_len)? == name.len() as u64;
-            if same_length && self.entry_name(at)? == name {
-                found.push(self.entry(layout, at)?);
-            }
-        }
-        Ok(found)
+        Ok(nodes.items.into_iter().map(|node| Gva(node.0.wrapping_sub(link.offset.into()))).collect())
     }
 
     /// The entry that a lookup of `name` in that directory finds in the cache.
@@ -290,6 +305,8 @@ mod tests {
                 assert_eq!(all.iter().map(|entry| entry.inode.0).collect::<Vec<_>>(), [1, 3]);
                 let there = view.lookup(gva(DIRECTORY), b"sshd").expect("a look").expect("a file");
                 assert_eq!((there.inode, there.parent), (Gva(3), gva(DIRECTORY)));
+                let files = view.entries_in(gva(DIRECTORY)).expect("its files");
+                assert_eq!(files.iter().map(|entry| entry.inode.0).collect::<Vec<_>>(), [2, 3]);
                 let free = view.lookup(gva(DIRECTORY), b"ssh").expect("a look").expect("a negative entry");
                 assert!(free.inode.is_null());
                 assert_eq!(view.lookup(gva(DIRECTORY), b"none"), Ok(None));

@@ -38,7 +38,7 @@ mod trees;
 mod view;
 mod walk;
 
-pub use bpf::{BpfLayout, BpfLink, BpfMap, BpfProgram};
+pub use bpf::{BpfLayout, BpfLink, BpfMap, BpfPin, BpfProgram};
 pub use cgroup::{CgroupLayout, container_of};
 pub use code::{Code, Gate};
 pub use creds::{Creds, CredsLayout};

@@ -14,7 +14,7 @@ pub(crate) use cache::PathCache;
 
 use super::record::{Record, Span};
 use super::{Resolved, View};
-use crate::{AccessError, GapReason, Gva};
+use crate::{GapReason, Gva};
 use lynceus_profiles::{Field, FieldKind, Profile, ProfileError};
 use text::{Brent, Text};
 
@@ -169,6 +169,11 @@ impl<'a> View<'a> {
         Ok(path)
     }
 
+    /// What an inode's file system keeps at it (`inode.i_private`).
+    pub(super) fn inode_private(&self, inode: Gva) -> Result<Gva, GapReason> {
+        Ok(Gva(self.integer(inode, self.path_layout()?.inode_private)?))
+    }
+
     fn path_layout(&self) -> Result<&'a PathLayout, ProfileError> {
         self.kernel().layouts.path.as_ref().map_err(Clone::clone)
     }
@@ -308,15 +313,15 @@ fn namespace_kind(
     layout: &PathLayout,
     dentry: Gva,
     inode: Gva,
-) -> Result<String, AccessError> {
+) -> Result<String, GapReason> {
     let operations = if layout.ns_by_inode {
-        let namespace = Gva(view.integer(inode, layout.inode_private)?);
+        let namespace = view.inode_private(inode)?;
         view.integer(namespace, layout.ns_operations)?
     } else {
         view.integer(dentry, layout.fs_data)?
     };
     let name = view.integer(Gva(operations), layout.ns_name)?;
-    view.string(Gva(name), 32)
+    Ok(view.string(Gva(name), 32)?)
 }
 
 fn mount_edge(view: &View<'_>, layout: &PathLayout, mount: Gva) -> Result<MountEdge, GapReason> {

@@ -8,6 +8,9 @@
 
 mod held;
 mod names;
+mod pins;
+
+pub use pins::BpfPin;
 
 use super::record::Span;
 use super::{Resolved, View};

@@ -23,11 +23,13 @@ pub(super) fn at_clock(second: bool) -> io::Result<Held> {
 
 /// Where BPF objects outlive their loader, as any system has it.
 const PINS: &str = "/sys/fs/bpf";
-const PIN: &CStr = c"/sys/fs/bpf/attack";
+const FOLDER: &str = "/sys/fs/bpf/lab";
+const PIN: &CStr = c"/sys/fs/bpf/lab/attack";
 
 /// Sees packets, and no process holds it.
 pub(super) fn alone() -> io::Result<Held> {
     sys::mount("bpf", PINS, "bpf", 0, "")?;
+    std::fs::create_dir(FOLDER)?;
     bpf::pin(&bpf::at_loopback()?, PIN)?;
     Ok(Box::new(()))
 }

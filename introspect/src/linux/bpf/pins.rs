@@ -1,0 +1,86 @@
+//! Where BPF objects are pinned: the files of BPF file systems, each of which keeps what it stands for without a process.
+//!
+//! *Trusts*: nothing. All files of such a file system are in the directory cache, which is walked with a bound.
+//! *Never*: takes a file for what its name says: what its inode keeps is what counts (`kernel/bpf/inode.c`, Linux 5.10 to 7.2).
+
+use crate::linux::{PathAt, View};
+use crate::{GapReason, Gva, Partial};
+use std::collections::BTreeSet;
+
+/// The kind of file system.
+const FS: &str = "bpf";
+/// Most files and directories that are walked.
+const MAX_ENTRIES: usize = 1 << 16;
+/// `S_IFMT`.
+const TYPE: u32 = 0o170_000;
+/// `S_IFDIR`.
+const DIRECTORY: u32 = 0o040_000;
+
+/// A file that keeps a BPF object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BpfPin {
+    /// Address of the `struct bpf_prog`, `bpf_map` or `bpf_link`.
+    pub object: Gva,
+    /// Its path in the mount namespace that it was found in.
+    pub path: String,
+}
+
+impl View<'_> {
+    /// Every pinned BPF object of every BPF file system that a process can reach.
+    pub fn bpf_pins(&self) -> Partial<BpfPin> {
+        let (mut found, mut seen) = (Partial::default(), BTreeSet::new());
+        let roots = self.bpf_file_systems();
+        let mut left: Vec<PathAt> = found.absorb(roots);
+        while let Some(at) = left.pop() {
+            if !seen.insert(at.dentry) {
+                continue;
+            }
+            if seen.len() > MAX_ENTRIES {
+                found.gap("pinned BPF objects", at.dentry, GapReason::Limit(MAX_ENTRIES as u64));
+                break;
+            }
+            let entries = self.entries_in(at.dentry);
+            for entry in found.ok("directory", at.dentry, entries).into_iter().flatten() {
+                let there = PathAt { mount: at.mount, dentry: entry.at };
+                let info = self.file_info(entry.inode);
+                match found.ok("file", entry.inode, info) {
+                    Some(info) if info.mode & TYPE == DIRECTORY => left.push(there),
+                    Some(_) => {
+                        let pin = self.bpf_pin(there, entry.inode);
+                        found.keep("pinned BPF object", entry.inode, pin);
+                    }
+                    None => {}
+                }
+            }
+        }
+        found
+    }
+
+    fn bpf_pin(&self, at: PathAt, inode: Gva) -> Result<BpfPin, GapReason> {
+        Ok(BpfPin { object: self.inode_private(inode)?, path: self.path(at.mount, at.dentry)? })
+    }
+
+    /// Their root directories, each once for each mount of it.
+    fn bpf_file_systems(&self) -> Partial<PathAt> {
+        let mut found = Partial::default();
+        let layout = match self.mounts_layout() {
+            Ok(layout) => layout,
+            Err(missing) => return Partial::unavailable("mounts", missing),
+        };
+        let processes = self.processes();
+        let processes = found.absorb(processes);
+        // One that ends has none any more.
+        let namespaces = processes.iter().filter_map(|(task, _)| self.namespaces(task).ok());
+        let namespaces: BTreeSet<Gva> = namespaces.map(|of| of.mnt_at).filter(|at| !at.is_null()).collect();
+        for namespace in namespaces {
+            let mounts = self.mounts(namespace, None);
+            for mount in found.absorb(mounts).into_iter().filter(|mount| mount.fs_type == FS) {
+                let root = self.integer(mount.at, layout.root).map(Gva);
+                let root = found.ok("mount", mount.at, root);
+                let mount = mount.at.field(layout.embedded.offset);
+                found.items.extend(root.map(|dentry| PathAt { mount, dentry }));
+            }
+        }
+        found
+    }
+}
