@@ -179,7 +179,7 @@ impl<'a> View<'a> {
     }
 
     /// Every cached entry in the directory whose entry is at `directory` that a lookup finds a file by.
-    pub fn entries_in(&self, directory: Gva) -> Result<Vec<Entry>, GapReason> {
+    pub(super) fn entries_in(&self, directory: Gva) -> Result<Vec<Entry>, GapReason> {
         let layout = self.dcache_layout()?;
         let mut found = Vec::new();
         for at in self.children(layout, directory)? {

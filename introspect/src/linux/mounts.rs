@@ -119,6 +119,11 @@ impl MountsLayout {
             fs_name: profile.field("file_system_type", "name")?,
         })
     }
+
+    /// Whether what has these flags is a reader's bookmark.
+    fn is_cursor(&self, flags: u64) -> bool {
+        matches!(self.members, Members::List { .. }) && flags & CURSOR != 0
+    }
 }
 
 #[cfg(test)]
@@ -160,17 +165,49 @@ impl<'a> View<'a> {
             Err(missing) => return Partial::unavailable("mounts", missing),
         };
         let mut found = Partial::default();
-        let (nodes, node) = match layout.members {
-            Members::List { head, node } => (self.list("mounts", namespace.field(head.offset)), node),
-            Members::Tree { root, node } => (self.rb_tree("mounts", namespace.field(root.offset)), node),
-        };
+        let nodes = self.mount_nodes(layout, namespace);
         for at in found.absorb(nodes) {
-            let at = Gva(at.0.wrapping_sub(u64::from(node.offset)));
             let mount = self.mount(layout, at, root);
             let mount = found.ok("mount", at, mount);
             found.items.extend(mount.flatten());
         }
         found
+    }
+
+    /// The directories that mounts of one type of file system show, without where they are mounted: a path costs more than all else of a mount.
+    pub(super) fn mounted(&self, namespace: Gva, fs_type: &str) -> Partial<PathAt> {
+        let layout = match self.mounts_layout() {
+            Ok(layout) => layout,
+            Err(missing) => return Partial::unavailable("mounts", missing),
+        };
+        let mut found = Partial::default();
+        let nodes = self.mount_nodes(layout, namespace);
+        for at in found.absorb(nodes) {
+            let shown = self.shows(layout, at, fs_type);
+            let shown = found.ok("mount", at, shown);
+            found.items.extend(shown.flatten());
+        }
+        found
+    }
+
+    /// What a mount shows, if it is of that type.
+    fn shows(&self, layout: &MountsLayout, at: Gva, fs_type: &str) -> Result<Option<PathAt>, AccessError> {
+        let mount = self.record(at, layout.mount)?;
+        if layout.is_cursor(mount.integer(layout.flags)?)
+            || self.fs_type(layout, mount.pointer(layout.super_block)?)? != fs_type
+        {
+            return Ok(None);
+        }
+        Ok(Some(PathAt { mount: at.field(layout.embedded.offset), dentry: mount.pointer(layout.root)? }))
+    }
+
+    /// Addresses of a namespace's `struct mount`s, and of readers' bookmarks among them.
+    fn mount_nodes(&self, layout: &MountsLayout, namespace: Gva) -> Partial<Gva> {
+        let (nodes, node) = match layout.members {
+            Members::List { head, node } => (self.list("mounts", namespace.field(head.offset)), node),
+            Members::Tree { root, node } => (self.rb_tree("mounts", namespace.field(root.offset)), node),
+        };
+        nodes.map(|at| Gva(at.0.wrapping_sub(u64::from(node.offset))))
     }
 
     fn mount(
@@ -181,7 +218,7 @@ impl<'a> View<'a> {
     ) -> Result<Option<Mount>, GapReason> {
         let mount = self.record(at, layout.mount)?;
         let flags = mount.integer(layout.flags)?;
-        if matches!(layout.members, Members::List { .. }) && flags & CURSOR != 0 {
+        if layout.is_cursor(flags) {
             return Ok(None);
         }
         let (dentry, super_block) = (mount.pointer(layout.root)?, mount.pointer(layout.super_block)?);

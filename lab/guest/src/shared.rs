@@ -13,7 +13,6 @@ const PAGE_BYTES: usize = 4096;
 /// Shorter ones are said faster than found.
 const FROM_BYTES: usize = 1 << 16;
 
-#[derive(Clone)]
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_BYTES]);
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// The kind of file system.
 const FS: &str = "bpf";
 /// Most files and directories that are walked.
-const MAX_ENTRIES: usize = 1 << 16;
+const MAX_ENTRIES: u64 = 1 << 14;
 /// `S_IFMT`.
 const TYPE: u32 = 0o170_000;
 /// `S_IFDIR`.
@@ -28,19 +28,20 @@ pub struct BpfPin {
 impl View<'_> {
     /// Every pinned BPF object of every BPF file system that a process can reach.
     pub fn bpf_pins(&self) -> Partial<BpfPin> {
-        let (mut found, mut seen) = (Partial::default(), BTreeSet::new());
+        let (mut found, mut seen, mut walked) = (Partial::default(), BTreeSet::new(), 0);
         let roots = self.bpf_file_systems();
         let mut left: Vec<PathAt> = found.absorb(roots);
         while let Some(at) = left.pop() {
             if !seen.insert(at.dentry) {
                 continue;
             }
-            if seen.len() > MAX_ENTRIES {
-                found.gap("pinned BPF objects", at.dentry, GapReason::Limit(MAX_ENTRIES as u64));
-                break;
-            }
             let entries = self.entries_in(at.dentry);
             for entry in found.ok("directory", at.dentry, entries).into_iter().flatten() {
+                if walked == MAX_ENTRIES {
+                    found.gap("pinned BPF objects", entry.at, GapReason::Limit(MAX_ENTRIES));
+                    return found;
+                }
+                walked = walked.saturating_add(1);
                 let there = PathAt { mount: at.mount, dentry: entry.at };
                 let info = self.file_info(entry.inode);
                 match found.ok("file", entry.inode, info) {
@@ -63,23 +64,15 @@ impl View<'_> {
     /// Their root directories, each once for each mount of it.
     fn bpf_file_systems(&self) -> Partial<PathAt> {
         let mut found = Partial::default();
-        let layout = match self.mounts_layout() {
-            Ok(layout) => layout,
-            Err(missing) => return Partial::unavailable("mounts", missing),
-        };
         let processes = self.processes();
         let processes = found.absorb(processes);
         // One that ends has none any more.
         let namespaces = processes.iter().filter_map(|(task, _)| self.namespaces(task).ok());
         let namespaces: BTreeSet<Gva> = namespaces.map(|of| of.mnt_at).filter(|at| !at.is_null()).collect();
         for namespace in namespaces {
-            let mounts = self.mounts(namespace, None);
-            for mount in found.absorb(mounts).into_iter().filter(|mount| mount.fs_type == FS) {
-                let root = self.integer(mount.at, layout.root).map(Gva);
-                let root = found.ok("mount", mount.at, root);
-                let mount = mount.at.field(layout.embedded.offset);
-                found.items.extend(root.map(|dentry| PathAt { mount, dentry }));
-            }
+            let mounted = self.mounted(namespace, FS);
+            let mounted = found.absorb(mounted);
+            found.items.extend(mounted);
         }
         found
     }
