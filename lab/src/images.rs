@@ -35,7 +35,7 @@ pub fn frozen(spec: &Spec) -> Result<Frozen> {
 }
 
 /// So often it is tried; a worker of the kernel is born now and then.
-const TRIES: usize = 5;
+const TRIES: usize = 20;
 
 fn freeze(spec: &Spec, folder: &Path) -> Result<()> {
     let guest = Guest::boot(spec)?;

@@ -1,7 +1,7 @@
 //! What is tried in the service domain.
 
 use crate::guest::Guest;
-use crate::toolstack::{uptime, xl};
+use crate::toolstack::{until, uptime, xl};
 use anyhow::{Context, Result, bail, ensure};
 use lynceus_introspect::backend::xen::{self, DomainKind, DomainState};
 use lynceus_introspect::find::{self, Attached};
@@ -385,22 +385,23 @@ impl Follower {
 
     /// Each guest appeared and is gone, one saved and restored or rebooted more often.
     pub(crate) fn finish(mut self) -> Result<()> {
-        std::thread::sleep(Duration::from_secs(2));
-        self.child.kill()?;
-        self.child.wait()?;
-        let told = fs::read_to_string("/tmp/followed")?;
-        for name in &self.created {
+        let told = || fs::read_to_string("/tmp/followed").unwrap_or_default();
+        let is_right = |told: &str, name: &String| {
             let count = |event: &str| {
                 let start = format!("{{\"event\":\"{event}\",\"name\":\"{name}\"");
                 told.lines().filter(|line| line.starts_with(&start)).count()
             };
-            let (appeared, gone) = (count("appeared"), count("gone"));
-            ensure!(
-                appeared > 0 && appeared == gone,
-                "{name} appeared {appeared} times, went {gone} times: {told}"
-            );
-        }
-        println!("LAB vms --follow: {} events of {} guests", told.lines().count(), self.created.len());
+            count("appeared") > 0 && count("appeared") == count("gone")
+        };
+        let all = || {
+            let told = told();
+            self.created.iter().all(|name| is_right(&told, name)).then_some(())
+        };
+        until("each guest to appear as often as it goes", all)
+            .with_context(|| format!("{:?}: {}", self.created, told()))?;
+        self.child.kill()?;
+        self.child.wait()?;
+        println!("LAB vms --follow: {} events of {} guests", told().lines().count(), self.created.len());
         Ok(())
     }
 }

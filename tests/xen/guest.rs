@@ -56,7 +56,7 @@ impl Guest {
 
     /// The domain's console, whose other end was just made.
     pub(crate) fn connect(name: String, kind: String, kernel: String, id: u16) -> Result<Guest> {
-        let tty = until("a console", Duration::from_secs(20), || {
+        let tty = until("a console", || {
             xenstore(&format!("/local/domain/{id}/console/tty")).ok().filter(|tty| !tty.is_empty())
         })?;
         run(&["/bin/busybox", "stty", "-F", &tty, "raw", "-echo"])?;

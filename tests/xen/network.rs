@@ -4,7 +4,7 @@
 
 use crate::checks::Follower;
 use crate::guest::Guest;
-use crate::toolstack::{PATIENCE, run, until, uptime, xl};
+use crate::toolstack::{run, until, uptime, xl};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
@@ -121,7 +121,7 @@ fn plugged(name: &str, kernel: &str, mac: &str, address: &str) -> Result<Guest> 
 }
 
 fn bring_up(guest: &Guest, address: &str) -> Result<()> {
-    until("the card", PATIENCE, || guest.ask("RUN test -e /sys/class/net/eth0").ok())?;
+    until("the card", || guest.ask("RUN test -e /sys/class/net/eth0").ok())?;
     guest.ask(&format!("RUN ip addr add {address}/24 dev eth0 && ip link set eth0 up"))?;
     for port in PORTS {
         guest.ask(&format!("RUN nc -ll -p {port} -e /bin/cat > /dev/null 2>&1 &"))?;
@@ -141,7 +141,7 @@ fn guarded(guest: &Guest) -> Result<()> {
         ports.lines().find(|line| line.starts_with(&port) && line.contains(&guest.name)).map(str::to_owned)
     };
     let told = || fs::read_to_string(format!("{FOLDER}/told")).unwrap_or_default();
-    let row = until("a guarded card", PATIENCE, row).with_context(told)?;
+    let row = until("a guarded card", row).with_context(told)?;
     ensure!(row.contains("bridged") && row.contains("enforced"), "{row}");
     println!("LAB {}: {row} at {} s", guest.name, uptime());
     Ok(())
@@ -162,7 +162,7 @@ fn passes(from: Option<&Guest>, address: &str, port: u16, wanted: bool) -> Resul
     let name = from.map_or("dom0", |guest| guest.name.as_str());
     if wanted {
         let heard = || answers(from, address, port).ok().filter(|heard| *heard);
-        until("an answer", PATIENCE, heard).with_context(|| format!("{name} to {address}:{port}"))?;
+        until("an answer", heard).with_context(|| format!("{name} to {address}:{port}"))?;
     } else {
         ensure!(!answers(from, address, port)?, "{name} reaches {address}:{port}");
     }
@@ -208,7 +208,7 @@ fn an_isolated_domain_is_cut_off(a: &Guest, b: &Guest) -> Result<()> {
     a.ask("RUN (while :; do echo x; sleep 0.3; done | nc 10.9.0.3 1000 > /tmp/held) > /dev/null 2>&1 &")?;
     let echoed = || -> Result<usize> { Ok(a.ask("RUN cat /tmp/held")?.len()) };
     let more_than = |count: usize| move |now: usize| now > count;
-    let lives = |count| until("an echo", PATIENCE, || echoed().ok().filter(|now| more_than(count)(*now)));
+    let lives = |count| until("an echo", || echoed().ok().filter(|now| more_than(count)(*now)));
     lives(lives(0)?)?;
     lynceus(&["isolate", "net-b"], 0)?;
     let before = echoed()?;
@@ -230,7 +230,7 @@ fn an_isolated_domain_is_cut_off(a: &Guest, b: &Guest) -> Result<()> {
 fn another_incarnation_is_closed(a: &Guest, b: Guest) -> Result<Guest> {
     let before = b.id;
     xl(&["reboot", "-F", &b.name])?;
-    until("another domain", PATIENCE, || {
+    until("another domain", || {
         let id: u16 = xl(&["domid", &b.name]).ok()?.trim().parse().ok()?;
         (id != before).then_some(())
     })?;

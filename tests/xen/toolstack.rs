@@ -41,9 +41,7 @@ pub(crate) fn start() -> Result<()> {
     let capabilities = fs::read_to_string("/proc/xen/capabilities")?;
     ensure!(capabilities.contains("control_d"), "not dom0: {capabilities:?}");
     run(&[&format!("{TOOLS}/xenstored"), "--pid-file", "/run/xen/xenstored.pid"])?;
-    until("XenStore", Duration::from_secs(20), || {
-        run(&["/usr/bin/xenstore-read", "/"]).is_ok().then_some(())
-    })?;
+    until("XenStore", || run(&["/usr/bin/xenstore-read", "/"]).is_ok().then_some(()))?;
     run(&[&format!("{TOOLS}/xen-init-dom0")])?;
     run(&[&format!("{TOOLS}/xenconsoled"), "--pid-file=/run/xen/xenconsoled.pid"])?;
     println!("LAB toolstack up after {} s", uptime());
@@ -77,8 +75,8 @@ pub(crate) fn run(args: &[&str]) -> Result<String> {
 }
 
 /// Asks again until there is an answer.
-pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
-    lynceus_lab::until(what, limit, || Ok(ask()))
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
+    lynceus_lab::until(what, PATIENCE, || Ok(ask()))
 }
 
 pub(crate) fn uptime() -> String {
@@ -95,7 +93,7 @@ pub(crate) fn lost_to_the_emulator(hangs: bool) -> Result<bool> {
     }
     // Who waits for a domain's end starts it again.
     run(&["/bin/busybox", "sh", "-c", "busybox killall xl; true"])?;
-    until("all domains to be gone", Duration::from_secs(60), || {
+    until("all domains to be gone", || {
         let list = xl(&["list"]).ok()?;
         let ids = list.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u16>().ok());
         let left: Vec<u16> = ids.filter(|id| *id != 0).collect();
