@@ -160,32 +160,34 @@ impl<'a> View<'a> {
     /// The mounts of the `struct mnt_namespace` at `namespace`, with mount points as seen from `root`
     /// (a task's root directory; `None`: the top of the namespace).
     pub fn mounts(&self, namespace: Gva, root: Option<PathAt>) -> Partial<Mount> {
-        let layout = match self.mounts_layout() {
-            Ok(layout) => layout,
-            Err(missing) => return Partial::unavailable("mounts", missing),
-        };
-        let mut found = Partial::default();
-        let nodes = self.mount_nodes(layout, namespace);
-        for at in found.absorb(nodes) {
-            let mount = self.mount(layout, at, root);
-            let mount = found.ok("mount", at, mount);
-            found.items.extend(mount.flatten());
-        }
-        found
+        self.each_mount(namespace, |layout, at| self.mount(layout, at, root))
     }
 
     /// The directories that mounts of one type of file system show, without where they are mounted: a path costs more than all else of a mount.
     pub(super) fn mounted(&self, namespace: Gva, fs_type: &str) -> Partial<PathAt> {
+        self.each_mount(namespace, |layout, at| Ok(self.shows(layout, at, fs_type)?))
+    }
+
+    /// What is read of each `struct mount` of a namespace, among which are readers' bookmarks.
+    fn each_mount<T>(
+        &self,
+        namespace: Gva,
+        read: impl Fn(&MountsLayout, Gva) -> Result<Option<T>, GapReason>,
+    ) -> Partial<T> {
         let layout = match self.mounts_layout() {
             Ok(layout) => layout,
             Err(missing) => return Partial::unavailable("mounts", missing),
         };
         let mut found = Partial::default();
-        let nodes = self.mount_nodes(layout, namespace);
+        let (nodes, node) = match layout.members {
+            Members::List { head, node } => (self.list("mounts", namespace.field(head.offset)), node),
+            Members::Tree { root, node } => (self.rb_tree("mounts", namespace.field(root.offset)), node),
+        };
         for at in found.absorb(nodes) {
-            let shown = self.shows(layout, at, fs_type);
-            let shown = found.ok("mount", at, shown);
-            found.items.extend(shown.flatten());
+            let at = Gva(at.0.wrapping_sub(u64::from(node.offset)));
+            let mount = read(layout, at);
+            let mount = found.ok("mount", at, mount);
+            found.items.extend(mount.flatten());
         }
         found
     }
@@ -199,15 +201,6 @@ impl<'a> View<'a> {
             return Ok(None);
         }
         Ok(Some(PathAt { mount: at.field(layout.embedded.offset), dentry: mount.pointer(layout.root)? }))
-    }
-
-    /// Addresses of a namespace's `struct mount`s, and of readers' bookmarks among them.
-    fn mount_nodes(&self, layout: &MountsLayout, namespace: Gva) -> Partial<Gva> {
-        let (nodes, node) = match layout.members {
-            Members::List { head, node } => (self.list("mounts", namespace.field(head.offset)), node),
-            Members::Tree { root, node } => (self.rb_tree("mounts", namespace.field(root.offset)), node),
-        };
-        nodes.map(|at| Gva(at.0.wrapping_sub(u64::from(node.offset))))
     }
 
     fn mount(
