@@ -70,7 +70,7 @@ impl Looks {
         self.all(view.trampolines());
         self.all(view.bpf_maps());
         self.all(view.bpf_links());
-        self.all(view.bpf_orphans());
+        self.all(view.bpf_orphans(view.bpf_programs().items));
         self.all(view.bpf_pins());
         for program in self.all(view.bpf_programs()).iter().take(MOST) {
             self.one(view.bpf_calls(program));

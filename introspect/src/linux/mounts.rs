@@ -8,7 +8,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::path::{PathAt, Reach};
-use super::record::Span;
+use super::record::{Record, Span};
 use super::{Resolved, View};
 use crate::{AccessError, GapReason, Gva, Partial};
 use lynceus_profiles::{Field, Profile};
@@ -120,9 +120,14 @@ impl MountsLayout {
         })
     }
 
-    /// Whether what has these flags is a reader's bookmark.
-    fn is_cursor(&self, flags: u64) -> bool {
-        matches!(self.members, Members::List { .. }) && flags & CURSOR != 0
+    /// Whether it is a reader's bookmark.
+    fn is_cursor(&self, mount: &Record<'_, '_>) -> Result<bool, AccessError> {
+        Ok(matches!(self.members, Members::List { .. }) && mount.integer(self.flags)? & CURSOR != 0)
+    }
+
+    /// The directory of its file system that a mount shows.
+    fn shows(&self, mount: &Record<'_, '_>) -> Result<PathAt, AccessError> {
+        Ok(PathAt { mount: mount.base().field(self.embedded.offset), dentry: mount.pointer(self.root)? })
     }
 }
 
@@ -160,19 +165,22 @@ impl<'a> View<'a> {
     /// The mounts of the `struct mnt_namespace` at `namespace`, with mount points as seen from `root`
     /// (a task's root directory; `None`: the top of the namespace).
     pub fn mounts(&self, namespace: Gva, root: Option<PathAt>) -> Partial<Mount> {
-        self.each_mount(namespace, |layout, at| self.mount(layout, at, root))
+        self.each_mount(namespace, |layout, mount| self.mount(layout, mount, root).map(Some))
     }
 
     /// The directories that mounts of one type of file system show, without where they are mounted: a path costs more than all else of a mount.
     pub(super) fn mounted(&self, namespace: Gva, fs_type: &str) -> Partial<PathAt> {
-        self.each_mount(namespace, |layout, at| Ok(self.shows(layout, at, fs_type)?))
+        self.each_mount(namespace, |layout, mount| {
+            let is_meant = self.fs_type(layout, mount.pointer(layout.super_block)?)? == fs_type;
+            Ok(if is_meant { Some(layout.shows(mount)?) } else { None })
+        })
     }
 
-    /// What is read of each `struct mount` of a namespace, among which are readers' bookmarks.
+    /// What is read of each `struct mount` of a namespace, but readers' bookmarks among them.
     fn each_mount<T>(
         &self,
         namespace: Gva,
-        read: impl Fn(&MountsLayout, Gva) -> Result<Option<T>, GapReason>,
+        read: impl Fn(&MountsLayout, &Record<'_, '_>) -> Result<Option<T>, GapReason>,
     ) -> Partial<T> {
         let layout = match self.mounts_layout() {
             Ok(layout) => layout,
@@ -185,52 +193,39 @@ impl<'a> View<'a> {
         };
         for at in found.absorb(nodes) {
             let at = Gva(at.0.wrapping_sub(u64::from(node.offset)));
-            let mount = read(layout, at);
+            let mount = self
+                .record(at, layout.mount)
+                .map_err(GapReason::from)
+                .and_then(|mount| if layout.is_cursor(&mount)? { Ok(None) } else { read(layout, &mount) });
             let mount = found.ok("mount", at, mount);
             found.items.extend(mount.flatten());
         }
         found
     }
 
-    /// What a mount shows, if it is of that type.
-    fn shows(&self, layout: &MountsLayout, at: Gva, fs_type: &str) -> Result<Option<PathAt>, AccessError> {
-        let mount = self.record(at, layout.mount)?;
-        if layout.is_cursor(mount.integer(layout.flags)?)
-            || self.fs_type(layout, mount.pointer(layout.super_block)?)? != fs_type
-        {
-            return Ok(None);
-        }
-        Ok(Some(PathAt { mount: at.field(layout.embedded.offset), dentry: mount.pointer(layout.root)? }))
-    }
-
     fn mount(
         &self,
         layout: &MountsLayout,
-        at: Gva,
+        mount: &Record<'_, '_>,
         root: Option<PathAt>,
-    ) -> Result<Option<Mount>, GapReason> {
-        let mount = self.record(at, layout.mount)?;
-        let flags = mount.integer(layout.flags)?;
-        if layout.is_cursor(flags) {
-            return Ok(None);
-        }
-        let (dentry, super_block) = (mount.pointer(layout.root)?, mount.pointer(layout.super_block)?);
-        let here = PathAt { mount: at.field(layout.embedded.offset), dentry };
-        let (mountpoint, reach) = self.path_below(here, root)?;
+    ) -> Result<Mount, GapReason> {
+        let (flags, super_block) = (mount.integer(layout.flags)?, mount.pointer(layout.super_block)?);
+        let shown = layout.shows(mount)?;
+        let (mountpoint, reach) = self.path_below(shown, root)?;
         let super_flags = self.integer(super_block, layout.super_flags)?;
-        Ok(Some(Mount {
+        Ok(Mount {
             id: mount.u32(layout.id)?,
             parent: (self.integer(mount.pointer(layout.parent)?, layout.id)? & 0xffff_ffff) as u32,
             device: (self.integer(super_block, layout.device)? & 0xffff_ffff) as u32,
-            root: self.path_within_fs(dentry)?,
+            root: self.path_within_fs(shown.dentry)?,
             mountpoint,
             reach,
             fs_type: self.fs_type(layout, super_block)?,
             source: self.source(mount.pointer(layout.dev_name)?)?,
             options: options(flags & READ_ONLY != 0, flags, &MOUNT_FLAGS),
             super_options: options(super_flags & 1 != 0, super_flags, &SUPER_FLAGS),
-            at,
-        }))
+            at: mount.base(),
+        })
     }
 
     fn fs_type(&self, layout: &MountsLayout, super_block: Gva) -> Result<String, AccessError> {

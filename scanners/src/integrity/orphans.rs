@@ -45,10 +45,11 @@ pub fn bpf_orphans(guest: &LinuxGuest, options: &Options) -> Partial<Finding> {
 fn look(view: &View<'_>) -> Partial<Finding> {
     let mut found = Partial::default();
     let programs = view.bpf_programs();
-    if !found.absorb(programs).iter().any(is_asked_for) {
+    let programs = found.absorb(programs);
+    if !programs.iter().any(is_asked_for) {
         return found;
     }
-    let orphans = view.bpf_orphans();
+    let orphans = view.bpf_orphans(programs);
     let orphans = found.absorb(orphans);
     // Whose descriptors could not be read may hold them.
     if !found.is_complete() {

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 /// The path of a perf event's file.
 const PERF_EVENT: &str = "anon_inode:[perf_event]";
-/// `BPF_MAP_TYPE_PROG_ARRAY`: programs that others jump to.
-const PROGRAM_ARRAY: u32 = 3;
+/// The type of maps of programs that others jump to.
+const PROGRAM_ARRAY: &str = "prog_array";
 /// Most programs of one such array that are read.
 const MAX_ENTRIES: u32 = 4096;
 
@@ -32,12 +32,10 @@ impl View<'_> {
         found
     }
 
-    /// The BPF programs that no process holds, nor another program that one holds and that jumps to them: what attached them has ended, and
-    /// the kernel runs them until somebody takes them away (`bpf_link` pinned in a file system, a device's programs).
-    pub fn bpf_orphans(&self) -> Partial<BpfProgram> {
+    /// Those of all loaded BPF `programs` that no process holds, nor another program that one holds and that jumps to them: what attached them
+    /// has ended, and the kernel runs them until somebody takes them away (`bpf_link` pinned in a file system, a device's programs).
+    pub fn bpf_orphans(&self, programs: Vec<BpfProgram>) -> Partial<BpfProgram> {
         let (mut found, mut objects) = (Partial::default(), BTreeSet::new());
-        let programs = self.bpf_programs();
-        let programs = found.absorb(programs);
         let processes = self.processes();
         for (process, _) in found.absorb(processes).iter().filter(|(process, _)| !process.kthread) {
             let held = self.behind_descriptors(process);
@@ -90,7 +88,7 @@ impl View<'_> {
         let mut found = Partial::default();
         let maps = self.bpf_maps();
         let mut arrays = found.absorb(maps);
-        arrays.retain(|map| map.map_type == PROGRAM_ARRAY);
+        arrays.retain(|map| map.type_name() == PROGRAM_ARRAY);
         // Each round takes an array at least.
         loop {
             let users = programs.iter().filter(|program| held.contains(&program.at));

@@ -3,7 +3,7 @@
 //! *Trusts*: nothing. All files of such a file system are in the directory cache, which is walked with a bound.
 //! *Never*: takes a file for what its name says: what its inode keeps is what counts (`kernel/bpf/inode.c`, Linux 5.10 to 7.2).
 
-use crate::linux::{PathAt, View};
+use crate::linux::{FileKind, PathAt, View};
 use crate::{GapReason, Gva, Partial};
 use std::collections::BTreeSet;
 
@@ -11,10 +11,6 @@ use std::collections::BTreeSet;
 const FS: &str = "bpf";
 /// Most files and directories that are walked.
 const MAX_ENTRIES: u64 = 1 << 14;
-/// `S_IFMT`.
-const TYPE: u32 = 0o170_000;
-/// `S_IFDIR`.
-const DIRECTORY: u32 = 0o040_000;
 
 /// A file that keeps a BPF object.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,7 +41,9 @@ impl View<'_> {
                 let there = PathAt { mount: at.mount, dentry: entry.at };
                 let info = self.file_info(entry.inode);
                 match found.ok("file", entry.inode, info) {
-                    Some(info) if info.mode & TYPE == DIRECTORY => left.push(there),
+                    Some(info) if FileKind::of_mode(info.mode.into()) == FileKind::Directory => {
+                        left.push(there)
+                    }
                     Some(_) => {
                         let pin = self.bpf_pin(there, entry.inode);
                         found.keep("pinned BPF object", entry.inode, pin);
