@@ -18,14 +18,15 @@ pub(crate) fn read(port: &mut BufReader<impl Read + Write>, ram: &Path) -> Resul
     port.read_line(&mut head)?;
     let words: Vec<&str> = head.split_whitespace().collect();
     let [word, len, sum @ ..] = &words[..] else { bail!("the guest said {head:?}") };
-    let mut bytes = vec![0; len.parse().with_context(|| format!("the guest said {head:?}"))?];
+    let len: usize = len.parse().with_context(|| format!("the guest said {head:?}"))?;
+    let mut bytes = vec![0; len.next_multiple_of(PAGE_BYTES)];
     let [sum] = sum else {
+        bytes.truncate(len);
         port.read_exact(&mut bytes)?;
         return Ok((*word == "OK", bytes));
     };
-    let mut frames = vec![0; bytes.len().div_ceil(PAGE_BYTES) * 8];
+    let mut frames = vec![0; bytes.len() / PAGE_BYTES * 8];
     port.read_exact(&mut frames)?;
-    bytes.resize(frames.len() / 8 * PAGE_BYTES, 0);
     let file = File::open(ram)?;
     for (page, frame) in bytes.chunks_mut(PAGE_BYTES).zip(frames.as_chunks().0) {
         file.read_exact_at(page, offset(u64::from_le_bytes(*frame)))?;
@@ -34,7 +35,7 @@ pub(crate) fn read(port: &mut BufReader<impl Read + Write>, ram: &Path) -> Resul
     let words = bytes.as_chunks().0.iter();
     let ours = words.fold(0, |sum: u64, word| sum.rotate_left(1).wrapping_add(u64::from_le_bytes(*word)));
     ensure!(u64::from_str_radix(sum, 16)? == ours, "the answer was moved in the guest's RAM");
-    bytes.truncate(len.parse()?);
+    bytes.truncate(len);
     Ok((true, bytes))
 }
 

@@ -153,21 +153,14 @@ impl Guest {
         let begins = begins_with(spec, &kernel, folder.path())?;
         let qemu = start(spec, &kernel.vmlinuz, &begins, folder.path())?;
         let mut qemu = Reaper(Some(qemu));
-        let booted = (|| {
+        let booted = (|| -> Result<_> {
             // QEMU waits for this connection before it starts the guest: no byte is lost.
             let control = qmp::connect(&folder.path().join("control"), Duration::from_secs(20))?;
             control.set_read_timeout(Some(if spec.debian.is_some() { DEBIANS_BOOT } else { BOOT }))?;
             let mut control = BufReader::new(control);
             let qmp = Qmp::connect(&folder.path().join("qmp"))?;
-            let mut line = String::new();
             if !spec.arrives {
-                control.read_line(&mut line).context(NotReady)?;
-            }
-            if !spec.arrives && line.is_empty() {
-                return Err(anyhow::Error::msg(NotReady));
-            }
-            if !spec.arrives && line != "READY\n" {
-                bail!("the guest said {line:?} instead of READY");
+                wait_ready(&mut control)?;
             }
             Ok((control, qmp))
         })();
@@ -288,6 +281,15 @@ impl Guest {
             (true, bytes) => Ok(bytes),
             (false, bytes) => bail!("{line}: {}", String::from_utf8_lossy(&bytes)),
         }
+    }
+}
+
+fn wait_ready(control: &mut impl BufRead) -> Result<()> {
+    let mut line = String::new();
+    match control.read_line(&mut line).context(NotReady)? {
+        0 => Err(anyhow::Error::msg(NotReady)),
+        _ if line == "READY\n" => Ok(()),
+        _ => bail!("the guest said {line:?} instead of READY"),
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lynceus_introspect::find;
 use lynceus_introspect::target::Target;
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
+use lynceus_lab_compare::detect;
 use lynceus_scanners::{DETECTORS, Finding, Subject};
 
 const MODULE: &str = "lynceus_lab_hide";
@@ -24,13 +25,7 @@ enum From {
 
 fn findings(target: &str) -> Result<Vec<Finding>> {
     let attached = find::attach_target(&Target::open(target)?, None)?;
-    let mut found = Vec::new();
-    for detector in DETECTORS {
-        let looked = (detector.run)(&attached.guest, &Default::default());
-        ensure!(looked.is_complete(), "{}: {:?}", detector.name, looked.gaps);
-        found.extend(looked.items);
-    }
-    Ok(found)
+    detect::findings(&attached, DETECTORS, &Default::default())
 }
 
 fn check(found: &[Finding], pid: u32, how: From) -> Result<()> {

@@ -9,6 +9,7 @@ use lynceus_introspect::observe::Options;
 use lynceus_introspect::target::{OpenOptions, Target, Unread};
 use lynceus_lab::attacks::{ATTACKS, XEN_ATTACKS};
 use lynceus_lab::truth::Truth;
+use lynceus_lab_compare::detect;
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_scanners::{DETECTORS, Detector, Finding};
 use std::fs::{self, File};
@@ -159,20 +160,9 @@ fn with_its_file(guest: &Guest) -> Result<Attached> {
     Ok(attached)
 }
 
-/// What these detectors find.
-fn findings_of(attached: &Attached, detectors: &[&Detector]) -> Result<Vec<Finding>> {
-    let mut found = Vec::new();
-    for detector in detectors {
-        let looked = (detector.run)(&attached.guest, &patient());
-        ensure!(looked.is_complete(), "{}: {:?}", detector.name, looked.gaps);
-        found.extend(looked.items);
-    }
-    Ok(found)
-}
-
 /// What all detectors find.
 fn findings(attached: &Attached) -> Result<Vec<Finding>> {
-    let found = findings_of(attached, &DETECTORS.iter().collect::<Vec<_>>())?;
+    let found = detect::findings(attached, DETECTORS, &patient())?;
     lynceus_lab_compare::without_oddities(found)
 }
 
@@ -182,7 +172,7 @@ pub(crate) fn its_kernel_is_its_files(guest: &Guest) -> Result<()> {
     let detectors: Vec<&Detector> = DETECTORS.iter().filter(compare).collect();
     ensure!(detectors.len() == 2, "no such detectors");
     let started = Instant::now();
-    let found = findings_of(&with_its_file(guest)?, &detectors)?;
+    let found = detect::findings(&with_its_file(guest)?, detectors, &patient())?;
     ensure!(found.is_empty(), "{}: {found:#?}", guest.name);
     println!("LAB {}: its code and constants are its file's, after {:.1?}", guest.name, started.elapsed());
     Ok(())
@@ -391,7 +381,8 @@ impl Follower {
                 let start = format!("{{\"event\":\"{event}\",\"name\":\"{name}\"");
                 told.lines().filter(|line| line.starts_with(&start)).count()
             };
-            count("appeared") > 0 && count("appeared") == count("gone")
+            let (appeared, gone) = (count("appeared"), count("gone"));
+            appeared > 0 && appeared == gone
         };
         let all = || {
             let told = told();

@@ -9,7 +9,7 @@ use lynceus_lab::busy;
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
 use lynceus_profiles::kernel_file::KernelImage;
 use lynceus_profiles::module_file::ModuleFolder;
-use lynceus_scanners::{DETECTORS, Finding};
+use lynceus_scanners::{DETECTORS, Detector, Finding};
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
@@ -64,14 +64,18 @@ fn attach(guest: &Guest, kernel: KernelVersion) -> Result<Attached> {
     Ok(attached)
 }
 
-/// What all detectors find.
+/// What these detectors find.
 ///
 /// # Errors
 /// A detector that could not read everything.
-fn findings(attached: &Attached) -> Result<Vec<Finding>> {
+pub fn findings<'d>(
+    attached: &Attached,
+    detectors: impl IntoIterator<Item = &'d Detector>,
+    options: &Options,
+) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
-    for detector in DETECTORS {
-        let looked = (detector.run)(&attached.guest, &Options::default());
+    for detector in detectors {
+        let looked = (detector.run)(&attached.guest, options);
         ensure!(looked.is_complete(), "{}: {:?}", detector.name, looked.gaps);
         found.extend(looked.items);
     }
@@ -85,8 +89,9 @@ fn findings(attached: &Attached) -> Result<Vec<Finding>> {
 pub fn under_attack(kernel: KernelVersion, paging: Paging) -> Result<Vec<Outcome>> {
     let guest = Guest::boot(&Spec { vcpus: 2, ..Spec::everyday(kernel, paging) })?;
     let attached = attach(&guest, kernel)?;
+    let look = || findings(&attached, DETECTORS, &Options::default());
     let quiet = |when: &str| -> Result<()> {
-        let found = findings(&attached).with_context(|| when.to_owned())?;
+        let found = look().with_context(|| when.to_owned())?;
         ensure!(found.is_empty(), "{when}: {found:#?}");
         Ok(())
     };
@@ -97,7 +102,7 @@ pub fn under_attack(kernel: KernelVersion, paging: Paging) -> Result<Vec<Outcome
         // One that fails must not hide how the others fare.
         let tried = guest.attack(attack).and_then(|()| {
             let started = Instant::now();
-            outcome.found = findings(&attached)?;
+            outcome.found = look()?;
             outcome.took = started.elapsed();
             guest.cease(attack)?;
             quiet("afterwards")

@@ -1,10 +1,10 @@
 //! Open files and mounts.
 //!
-//! Left out: PID 1's descriptors, which it opens to take the account, mounts of kernel workers, which come and go, and options that a file system prints by code of
-//! its own (`size=64k`).
+//! Left out: PID 1's descriptors, which it opens to take the account, mounts of kernel workers, which come and go, and options that a file
+//! system prints by code of its own (`size=64k`).
 
 use crate::report::Report;
-use crate::tasks::WORKER;
+use crate::tasks;
 use anyhow::Result;
 use lynceus_introspect::linux::{FileKind, Reach, View};
 use lynceus_lab::truth::Truth;
@@ -39,7 +39,7 @@ pub(crate) fn compare(view: &View<'_>, truth: &Truth, report: &mut Report) -> Re
 
 fn mounts(view: &View<'_>, truth: &Truth, report: &mut Report) -> Result<()> {
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-    for pid in truth.tasks()?.into_iter().filter(|task| !task.comm.starts_with(WORKER)).map(|task| task.pid) {
+    for pid in tasks::theirs(truth)?.into_iter().map(|task| task.pid) {
         theirs.extend(truth.mounts(pid)?.iter().map(|mount| {
             let generic = mount.super_options.split(',').filter(|option| GENERIC.contains(option));
             let generic = generic.collect::<Vec<_>>().join(",");
@@ -56,8 +56,7 @@ fn mounts(view: &View<'_>, truth: &Truth, report: &mut Report) -> Result<()> {
             )
         }));
     }
-    for task in report.whole("tasks", view.tasks()).into_iter().filter(|task| !task.comm.starts_with(WORKER))
-    {
+    for task in tasks::ours(view, report) {
         let pid = task.pid;
         let Some(root) = report.some("root", view.root_of(&task)) else { continue };
         let Some(namespaces) = report.some("namespaces", view.namespaces(&task)) else { continue };

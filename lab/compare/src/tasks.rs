@@ -10,20 +10,31 @@ use lynceus_introspect::linux::{Namespaces, Task, View};
 use lynceus_lab::truth::{self, Truth};
 
 /// The name that the kernel gives its workers; `/proc` appends what they work at.
-pub(crate) const WORKER: &str = "kworker/";
+const WORKER: &str = "kworker/";
 /// `/proc/PID/stat` counts hundredths of a second.
 const NS_PER_TICK: u64 = 10_000_000;
 
 pub(crate) fn compare(view: &View<'_>, truth: &Truth, report: &mut Report) -> Result<()> {
-    let tasks = report.whole("tasks", view.tasks());
-    let ours = tasks.iter().filter(|task| !task.comm.starts_with(WORKER));
-    let theirs: Vec<truth::Task> =
-        truth.tasks()?.into_iter().filter(|task| !task.comm.starts_with(WORKER)).collect();
+    let (tasks, theirs) = (ours(view, report), theirs(truth)?);
     let running = running(&tasks, &theirs);
 
-    let lines = ours.flat_map(|task| our_lines(view, task, &running, report)).collect();
+    let lines = tasks.iter().flat_map(|task| our_lines(view, task, &running, report)).collect();
     report.compare("task", theirs.iter().flat_map(|task| their_lines(task, &running)).collect(), lines);
     Ok(())
+}
+
+/// What we see, but kernel workers.
+pub(crate) fn ours(view: &View<'_>, report: &mut Report) -> Vec<Task> {
+    let mut tasks = report.whole("tasks", view.tasks());
+    tasks.retain(|task| !task.comm.starts_with(WORKER));
+    tasks
+}
+
+/// What the guest told, but kernel workers.
+pub(crate) fn theirs(truth: &Truth) -> Result<Vec<truth::Task>> {
+    let mut tasks = truth.tasks()?;
+    tasks.retain(|task| !task.comm.starts_with(WORKER));
+    Ok(tasks)
 }
 
 /// Tasks whose state cannot be held against each other.
