@@ -3,6 +3,9 @@
 use crate::{Gfn, Gpa, GpaRange};
 use std::sync::Arc;
 
+/// [`GuestMemory::step_bytes`] where a read takes a system call.
+pub(crate) const STEP_BYTES: usize = 64 << 10;
+
 /// Copies guest RAM out. Never lends it: the guest may be writing.
 ///
 /// Not `Sync`, so that a look may record what it reads; backends are, see [`SharedMemory`].
@@ -13,6 +16,12 @@ pub trait GuestMemory {
     /// The same for bytes that are read once, such as a pass over all of RAM: a backend may take a way that keeps nothing mapped.
     fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
         self.read(at, buf)
+    }
+
+    /// How many neighbouring bytes to ask for at a time of what is read once: a page where that is a copy out of a mapping, because what
+    /// is then done to it finds it in the processor's first cache; more where it takes a system call.
+    fn step_bytes(&self) -> usize {
+        4096
     }
 
     /// Where RAM is: ascending, not overlapping, not touching.

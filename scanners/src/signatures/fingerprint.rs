@@ -170,6 +170,18 @@ impl Digester {
         short(&hasher)
     }
 
+    /// The fingerprint of a region, by where its runs lie and the digests of its pages.
+    pub(super) fn region(
+        &self,
+        layout: &Layout,
+        runs: impl Iterator<Item = (u64, u64)>,
+        pages: &[PageDigest],
+    ) -> Fingerprint {
+        let mut hasher = self.of_layout(layout, runs);
+        self.update_pages(&mut hasher, pages);
+        short(&hasher)
+    }
+
     fn of_layout(&self, layout: &Layout, runs: impl Iterator<Item = (u64, u64)>) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
         hasher.update(b"region").update(&[u8::from(layout.is_file)]);
@@ -259,20 +271,13 @@ impl Listing<'_> {
         }
     }
 
-    /// Takes in the digest of a whole page.
-    pub(super) fn push(&mut self, page: PageDigest) {
-        self.pages.push(page);
-    }
-
     /// The region's fingerprint, and the digests of its pages.
     pub(super) fn end(
         self,
         layout: &Layout,
         runs: impl Iterator<Item = (u64, u64)>,
     ) -> (Fingerprint, Vec<PageDigest>) {
-        let mut hasher = self.digester.of_layout(layout, runs);
-        self.digester.update_pages(&mut hasher, &self.pages);
-        (short(&hasher), self.pages)
+        (self.digester.region(layout, runs, &self.pages), self.pages)
     }
 }
 

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE_BYTES: u64 = 4096;
-/// Neighbouring frames that are read together: what was read is digested while it is in the first-level cache.
-const STEP_FRAMES: usize = 4;
+/// Neighbouring frames that are read together at most.
+const MAX_STEP_FRAMES: usize = 16;
 /// Bytes that may be digested in vain before it is left to those who copy anyway.
 const PATIENCE_BYTES: u64 = 4 << 20;
 
@@ -43,14 +43,24 @@ pub(super) struct Sketch {
 #[derive(Default, Debug)]
 pub(super) struct Scratch {
     pages: Vec<Page>,
-    /// What is known of each page.
-    digests: Vec<Option<PageDigest>>,
-    /// Numbers of those of which nothing is.
+    /// Numbers of those of which nothing is known.
     missing: Vec<usize>,
     /// Digests of frames that were read.
     fresh: Vec<(u64, PageDigest)>,
-    buffer: Vec<u8>,
-    all: Vec<PageDigest>,
+    copies: Box<Copies>,
+    /// Of each page; of a missing one that of zeros, until it is read.
+    digests: Vec<PageDigest>,
+}
+
+/// Copies of neighbouring frames. They begin where a page does: to copy to just behind the source's place in its page is slow.
+#[repr(align(4096))]
+#[derive(Debug)]
+struct Copies([[u8; PAGE_BYTES as usize]; MAX_STEP_FRAMES]);
+
+impl Default for Copies {
+    fn default() -> Copies {
+        Copies([[0; PAGE_BYTES as usize]; MAX_STEP_FRAMES])
+    }
 }
 
 /// Pages of a region in the order in which they are digested.
@@ -97,10 +107,7 @@ impl Seen {
             let mut frames = self.frames();
             scratch.fresh.iter().for_each(|(frame, digest)| frames.put(*frame, *digest));
         }
-        let mut digest = digester.begin(std::mem::take(&mut scratch.all));
-        scratch.digests.iter().try_for_each(|page| page.map(|page| digest.push(page)))?;
-        let fingerprint;
-        (fingerprint, scratch.all) = digest.end(layout, layout.runs().into_iter());
+        let fingerprint = digester.region(layout, layout.runs().into_iter(), &scratch.digests);
         let present_bytes = layout.present_bytes();
         let read_bytes = PAGE_BYTES.saturating_mul(scratch.missing.len() as u64);
         Some(Sketch { fingerprint, present_bytes, read_bytes })
@@ -138,16 +145,19 @@ impl Seen {
     fn ask(&self, scratch: &mut Scratch, is_unshared: bool, digester: &Digester) {
         let Scratch { pages, digests, missing, .. } = scratch;
         let frames = self.frames();
-        let known = |page: &Page| match page {
-            Page::Frame(frame) if !is_unshared => frames.get(*frame),
-            Page::Frame(_) | Page::End(..) => None,
-            Page::Zeros => Some(digester.zeros()),
-        };
         digests.clear();
-        digests.extend(pages.iter().map(known));
         missing.clear();
-        missing
-            .extend(digests.iter().enumerate().filter(|(_, known)| known.is_none()).map(|(index, _)| index));
+        for (index, page) in pages.iter().enumerate() {
+            let known = match page {
+                Page::Frame(frame) if !is_unshared => frames.get(*frame),
+                Page::Frame(_) | Page::End(..) => None,
+                Page::Zeros => Some(digester.zeros()),
+            };
+            if known.is_none() {
+                missing.push(index);
+            }
+            digests.push(known.unwrap_or(digester.zeros()));
+        }
     }
 
     fn frames(&self) -> MutexGuard<'_, Frames> {
@@ -158,7 +168,7 @@ impl Seen {
 impl Scratch {
     /// Digests of the pages of the region that was sketched last.
     pub(super) fn digests(&self) -> &[PageDigest] {
-        &self.all
+        &self.digests
     }
 
     /// Copies the first bytes of one of these pages; zeros where it ends before.
@@ -175,30 +185,34 @@ impl Scratch {
 
     /// Reads and digests what is missing; none where something of it cannot be read.
     fn read(&mut self, memory: &dyn GuestMemory, digester: &Digester) -> Option<()> {
-        let Scratch { pages, digests, missing, fresh, buffer, .. } = self;
-        buffer.resize(STEP_FRAMES << 12, 0);
-        fresh.clear();
-        let mut left = missing.as_slice();
+        let most = (memory.step_bytes() >> 12).clamp(1, MAX_STEP_FRAMES);
+        self.fresh.clear();
+        let mut left = self.missing.as_slice();
         while let Some((first, _)) = left.split_first() {
-            let (at, len, count) = match *pages.get(*first)? {
-                Page::End(at, len) => (at, len, 1),
+            let copies = &mut self.copies.0;
+            let count = match *self.pages.get(*first)? {
                 Page::Frame(frame) => {
-                    let count = neighbours(pages, left, frame);
-                    (Gpa(frame.checked_mul(PAGE_BYTES)?), count << 12, count)
+                    let count = neighbours(&self.pages, left.iter().take(most), frame);
+                    let bytes = copies.get_mut(..count)?.as_flattened_mut();
+                    memory.read_once(Gpa(frame.checked_mul(PAGE_BYTES)?), bytes).ok()?;
+                    count
+                }
+                Page::End(at, len) => {
+                    let (there, rest) = copies.first_mut()?.split_at_mut_checked(len)?;
+                    memory.read_once(at, there).ok()?;
+                    // The rest of a last page counts as zeros, as it does where it is copied.
+                    rest.fill(0);
+                    1
                 }
                 Page::Zeros => return None,
             };
-            let (bytes, behind) = buffer.split_at_mut_checked(len)?;
-            memory.read_once(at, bytes).ok()?;
-            // The rest of a last page counts as zeros, as it does where it is copied.
-            behind.get_mut(..len.next_multiple_of(1 << 12).checked_sub(len)?)?.fill(0);
             let (these, rest) = left.split_at_checked(count)?;
             left = rest;
-            for (index, page) in these.iter().zip(buffer.chunks_exact(1 << 12)) {
-                let digest = digester.page(page);
-                *digests.get_mut(*index)? = Some(digest);
-                if let Page::Frame(frame) = pages.get(*index)? {
-                    fresh.push((*frame, digest));
+            for (index, copy) in these.iter().zip(copies) {
+                let digest = digester.page(copy);
+                *self.digests.get_mut(*index)? = digest;
+                if let Page::Frame(frame) = *self.pages.get(*index)? {
+                    self.fresh.push((frame, digest));
                 }
             }
         }
@@ -207,9 +221,9 @@ impl Scratch {
 }
 
 /// How many of the pages that are missing are neighbours in RAM, from `frame` on.
-fn neighbours(pages: &[Page], missing: &[usize], frame: u64) -> usize {
-    let follows = |(number, index): (usize, &usize)| matches!(pages.get(*index), Some(Page::Frame(next)) if frame.checked_add(number as u64) == Some(*next));
-    missing.iter().take(STEP_FRAMES).enumerate().take_while(|each| follows(*each)).count()
+fn neighbours<'m>(pages: &[Page], missing: impl Iterator<Item = &'m usize>, frame: u64) -> usize {
+    let follows = |(number, index): (u64, &usize)| matches!(pages.get(*index), Some(Page::Frame(next)) if frame.checked_add(number) == Some(*next));
+    (0..).zip(missing).take_while(|each| follows(*each)).count()
 }
 
 /// The pages of a region as they are copied; none where they do not lie on the borders of frames.

@@ -98,11 +98,13 @@ fn found(bench: &Bench<'_>, layouts: &[Layout]) -> (Vec<Finding>, u64) {
 fn a_sketch_is_the_fingerprint_of_what_would_be_copied() {
     let digester = Digester::new().expect("random numbers");
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let input = (prop::collection::vec(layouts(), 1..6), writes(), any::<bool>());
-    let result = proptest::test_runner::TestRunner::new(config).run(&input, |(layouts, writes, remember)| {
+    let steps = prop::sample::select(vec![0, PAGE, 3 * PAGE, 1 << 20]);
+    let input = (prop::collection::vec(layouts(), 1..6), writes(), any::<bool>(), steps);
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let result = runner.run(&input, |(layouts, writes, remember, step)| {
         let mut ram = vec![0; FRAMES * PAGE];
         write(&mut ram, &writes);
-        let (memory, seen) = (Flat::new(&ram), Seen::new(true));
+        let (memory, seen) = (Flat::new(&ram).by(step), Seen::new(true));
         let mut scratch = Scratch::default();
         for layout in &layouts {
             let mut content = Content::default();

@@ -221,13 +221,20 @@ fn names(verdict: &engine::Verdict) -> Vec<&str> {
 /// RAM that is a piece of memory.
 pub(super) struct Flat {
     bytes: Vec<u8>,
+    /// As in [`GuestMemory::step_bytes`].
+    step: usize,
     ram: [GpaRange; 1],
 }
 
 impl Flat {
     pub(super) fn new(bytes: &[u8]) -> Flat {
         let ram = [GpaRange { start: Gpa(0), len_bytes: bytes.len() as u64 }];
-        Flat { bytes: bytes.to_vec(), ram }
+        Flat { bytes: bytes.to_vec(), ram, step: 4096 }
+    }
+
+    /// The same, to be read in steps of so many bytes.
+    pub(super) fn by(self, step: usize) -> Flat {
+        Flat { step, ..self }
     }
 }
 
@@ -236,6 +243,10 @@ impl GuestMemory for Flat {
         let part = self.bytes.get(at.0 as usize..).and_then(|rest| rest.get(..buf.len()));
         buf.copy_from_slice(part.ok_or(ReadError::Absent { at })?);
         Ok(())
+    }
+
+    fn step_bytes(&self) -> usize {
+        self.step
     }
 
     fn ram(&self) -> &[GpaRange] {

@@ -36,7 +36,7 @@ mod xen;
 pub use image::DumpError;
 pub use raw::RawLayout;
 
-use crate::memory::Stability;
+use crate::memory::{STEP_BYTES, Stability};
 use crate::processors::Processor;
 use crate::{Gfn, Gpa, GpaRange, GuestMemory, ReadError};
 use image::Image;
@@ -216,6 +216,10 @@ impl GuestMemory for Dump {
             Source::Kdump(kdump) => kdump.read(&self.image, at, buf),
             Source::Avml(avml) => avml.read(&self.image, at, buf),
         }
+    }
+
+    fn step_bytes(&self) -> usize {
+        STEP_BYTES
     }
 
     fn ram(&self) -> &[GpaRange] {

@@ -25,6 +25,7 @@ pub use discover::{Vm, VmState, list};
 pub use place::{Place, place};
 pub use qmp::QmpError;
 
+use crate::memory::STEP_BYTES;
 use crate::{Gpa, GpaRange, GuestMemory, ReadError};
 use blocks::{Segment, Source};
 use process::{Copy, Memory, Process};
@@ -252,6 +253,10 @@ impl GuestMemory for Qemu {
 
     fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
         self.read_segments(at, buf, true)
+    }
+
+    fn step_bytes(&self) -> usize {
+        STEP_BYTES
     }
 
     fn ram(&self) -> &[GpaRange] {
