@@ -79,6 +79,9 @@ pub struct MapsLayout {
     files_have_names: bool,
     operations_name: Field,
     special_name: Field,
+    /// Link-time addresses: what names special maps, the gate page's map, and whether there is one.
+    named_specially: Option<u64>,
+    gate: Option<(u64, u64)>,
     file_inode: Field,
     inode_number: Field,
     inode_super: Field,
@@ -128,6 +131,8 @@ impl MapsLayout {
             files_have_names,
             operations_name: profile.field("vm_operations_struct", "name")?,
             special_name: profile.field("vm_special_mapping", "name")?,
+            named_specially: profile.symbol("special_mapping_name").ok(),
+            gate: profile.symbol("gate_vma").ok().zip(profile.symbol("vsyscall_mode").ok()),
             file_inode: profile.field("file", "f_inode")?,
             inode_number: profile.field("inode", "i_ino")?,
             inode_super: profile.field("inode", "i_sb")?,
@@ -257,7 +262,7 @@ impl View<'_> {
         if !operations.is_null() {
             let named_by = Gva(self.integer(operations, layout.operations_name)?);
             // The only `vm_ops->name` of the kernel itself besides the gate page's.
-            if self.kernel().symbol("special_mapping_name").is_ok_and(|function| function == named_by) {
+            if layout.named_specially.is_some_and(|function| self.kernel().slid(function) == named_by) {
                 let mapping = vma.pointer(layout.private)?;
                 let name = Gva(self.integer(mapping, layout.special_name)?);
                 return Ok(self.string(name, MAX_NAME_BYTES)?);
@@ -274,10 +279,8 @@ impl View<'_> {
 
     /// The page at a fixed address through which old programs ask for the time (`get_gate_vma`).
     fn gate_map(&self, layout: &MapsLayout, mm: &Mm) -> Result<Option<Map>, GapReason> {
-        let (Ok(at), Ok(mode)) = (self.kernel().symbol("gate_vma"), self.kernel().symbol("vsyscall_mode"))
-        else {
-            return Ok(None);
-        };
+        let Some((at, mode)) = layout.gate else { return Ok(None) };
+        let (at, mode) = (self.kernel().slid(at), self.kernel().slid(mode));
         let is_64_bit = match layout.context_flags {
             Some(flags) => self.integer(mm.at, flags)? & HAS_VSYSCALL != 0,
             None => true,

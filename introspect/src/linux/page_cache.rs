@@ -201,14 +201,14 @@ impl View<'_> {
         let fs_type = Gva(self.integer(block, layout.fs_type)?);
         let fs = self.string(Gva(self.integer(fs_type, layout.fs_name)?), MAX_FS_NAME_BYTES)?;
         let device = u32::try_from(self.integer(block, layout.device)?).unwrap_or(0);
-        let inodes = self.list("inodes", block.field(layout.inodes.offset));
-        for node in found.absorb(inodes) {
+        // Each inode is read on the way to the next: there are thousands, and to wait for one is to wait for memory.
+        self.ring("inodes", block.field(layout.inodes.offset), found, |found, node| {
             let inode = Gva(node.0.wrapping_sub(layout.in_block.offset.into()));
             let file = self.cached_file(layout, inode, map, found);
             if let Some(Some(file)) = found.ok("inode", inode, file) {
                 found.items.push(CachedFile { device, fs: fs.clone(), ..file });
             }
-        }
+        });
         Ok(())
     }
 

@@ -2,12 +2,22 @@
 
 use crate::memory::Stability;
 use crate::{Gfn, Gpa, GpaRange, GuestMemory, ReadError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
 const RECENT_SLOTS: usize = 128;
 const CHUNK_BYTES: usize = 4096;
+/// Larger buffers are not kept for the thread's next look.
+const KEPT_BYTES: usize = 4 << 20;
+
+/// Where the bytes and the ranges of a look are written down.
+type Buffers = (Vec<u8>, Vec<Range>);
+
+thread_local! {
+    /// Those of this thread's last look, empty: a scan looks dozens of times, and each would have them grow anew.
+    static LAST: Cell<Buffers> = const { Cell::new((Vec::new(), Vec::new())) };
+}
 
 /// Guest memory that writes down every byte range it reads, with the bytes.
 pub(super) struct Recorder<'m> {
@@ -44,9 +54,12 @@ struct Log {
 
 impl<'m> Recorder<'m> {
     pub(super) fn new(memory: &'m dyn GuestMemory, max_bytes: usize) -> Self {
+        let (mut arena, mut ranges) = LAST.take();
+        arena.reserve(max_bytes.min(32 << 10));
+        ranges.reserve(1 << 10);
         let log = Log {
-            arena: Vec::with_capacity(max_bytes.min(32 << 10)),
-            ranges: Vec::with_capacity(1 << 10),
+            arena,
+            ranges,
             recent: [Recent::default(); RECENT_SLOTS],
             try_number: 0,
             deadline: None,
@@ -88,6 +101,18 @@ impl<'m> Recorder<'m> {
             rest = later;
             holds(self.memory, range.at, bytes, &mut buf)
         })
+    }
+}
+
+impl Drop for Recorder<'_> {
+    fn drop(&mut self) {
+        let Log { arena, ranges, .. } = self.log.get_mut();
+        let ranges_bytes = ranges.capacity().saturating_mul(size_of::<Range>());
+        if arena.capacity().saturating_add(ranges_bytes) <= KEPT_BYTES {
+            arena.clear();
+            ranges.clear();
+            LAST.set((std::mem::take(arena), std::mem::take(ranges)));
+        }
     }
 }
 

@@ -196,6 +196,22 @@ fn the_log_is_bounded() {
 }
 
 #[test]
+fn a_look_within_a_look_and_the_next_one_have_logs_of_their_own() {
+    let (guest, other) = (Fake::flat(vec![1; 0x4000]), Fake::flat(vec![2; 0x4000]));
+    for _ in 0..2 {
+        let seen = observe(&guest, None, &QUICK, |memory| {
+            let first = u32_at(memory, 0x10);
+            let inner = observe(&other, None, &QUICK, |memory| u32_at(memory, 0x10));
+            assert_eq!((inner.outcome, inner.bytes_read, inner.ranges_read), (Outcome::Consistent, 4, 1));
+            (first, inner.result, u32_at(memory, 0x20))
+        });
+        let number = |byte: u8| Ok(u32::from_le_bytes([byte; 4]));
+        assert_eq!(seen.result, (number(1), number(2), number(1)));
+        assert_eq!((seen.outcome, seen.bytes_read, seen.ranges_read), (Outcome::Consistent, 8, 2));
+    }
+}
+
+#[test]
 fn a_range_read_again_comes_from_the_log() {
     let guest = Fake::flat(vec![0; 0x4000]);
     let seen = observe(&guest, None, &QUICK, |memory| {

@@ -7,7 +7,6 @@
 
 use super::walk::{Step, step};
 use super::{Access, Level, Mode, Root, TranslateError};
-use crate::addr::PAGE_BYTES;
 use crate::{Gpa, GuestMemory, Gva};
 
 /// Entries that any sane address space of a guest of some 16 GiB stays below, at 4 KiB a page.
@@ -48,6 +47,10 @@ pub struct Pages<'m> {
     last: u64,
     max_entries: u64,
     stack: Vec<Table>,
+    /// Entries of the tables under way, those of the innermost last.
+    entries: Vec<u64>,
+    /// Where they are read to.
+    buf: Vec<u8>,
     pending: Option<Run>,
     visited: Visited,
 }
@@ -57,7 +60,9 @@ struct Table {
     level: Level,
     /// The address, without sign extension, that the next entry maps.
     at: u64,
-    entries: std::vec::IntoIter<u64>,
+    /// Its first entry and the next one, among those of all.
+    first: usize,
+    next: usize,
 }
 
 impl<'m> Pages<'m> {
@@ -80,6 +85,8 @@ impl<'m> Pages<'m> {
             last: last.0 & mask,
             max_entries,
             stack: Vec::with_capacity(5),
+            entries: Vec::new(),
+            buf: Vec::new(),
             pending: None,
             visited: Visited::default(),
         };
@@ -107,17 +114,20 @@ impl<'m> Pages<'m> {
         self.visited.entries = self.visited.entries.saturating_add(count);
 
         let size = self.mode.entry_bytes();
-        let mut buf = [0; PAGE_BYTES as usize];
         let bytes = usize::try_from(count).unwrap_or(0).saturating_mul(size);
-        let Some(buf) = buf.get_mut(..bytes).filter(|buf| !buf.is_empty()) else { return };
+        if self.buf.len() < bytes {
+            self.buf.resize(bytes, 0);
+        }
+        let Some(buf) = self.buf.get_mut(..bytes).filter(|buf| !buf.is_empty()) else { return };
         let place = level.table.checked_add(from.saturating_mul(size as u64));
         if place.is_none_or(|place| self.memory.read(place, buf).is_err()) {
             self.visited.unreadable = self.visited.unreadable.saturating_add(1);
             return;
         }
         let number = |entry: &[u8]| entry.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
-        let entries: Vec<u64> = buf.chunks(size).map(number).collect();
-        self.stack.push(Table { level, at: base | from << shift, entries: entries.into_iter() });
+        let first = self.entries.len();
+        self.entries.extend(buf.chunks(size).map(number));
+        self.stack.push(Table { level, at: base | from << shift, first, next: first });
     }
 
     /// The next page or part of one that lies in the range.
@@ -125,10 +135,12 @@ impl<'m> Pages<'m> {
         loop {
             let table = self.stack.last_mut()?;
             let (here, at) = (table.level, table.at);
-            let Some(entry) = table.entries.next() else {
+            let Some(entry) = self.entries.get(table.next).copied() else {
+                self.entries.truncate(table.first);
                 self.stack.pop();
                 continue;
             };
+            table.next = table.next.saturating_add(1);
             table.at = at.wrapping_add(1 << self.mode.shift(here.level));
             match step(self.memory, self.mode, here, entry) {
                 Ok(Step::Down(next)) => self.descend(next, at),

@@ -100,11 +100,11 @@ impl<'w> Walker<'w> {
             let container = cgroup.as_deref().and_then(container_of).map(str::to_owned);
             let owner = Owner { task, cgroup, container };
             let Some(space) = self.gaps.ok("page tables", mm.at, view.process_space(&mm)) else { continue };
-            maps.iter().for_each(|map| self.map(&space, &owner, map));
+            maps.into_iter().for_each(|map| self.map(&space, &owner, map));
         }
     }
 
-    fn map(&mut self, space: &AddressSpace<'_>, owner: &Owner, map: &Map) {
+    fn map(&mut self, space: &AddressSpace<'_>, owner: &Owner, map: Map) {
         let layout = Layout::of_space(space, map.start, map.end, &mut self.gaps);
         let subject = Subject::Memory {
             pid: Some(owner.task.pid),
@@ -113,7 +113,7 @@ impl<'w> Walker<'w> {
             container: owner.container.clone(),
             start: map.start.0,
             end: map.end.0,
-            path: map.path.clone(),
+            path: map.path,
         };
         self.region(layout, subject, Externals::default());
     }

@@ -24,6 +24,8 @@ fn bench(maps: &[(u64, u64)]) -> Bench {
         files_have_names: true,
         operations_name: pointer(0),
         special_name: pointer(0),
+        named_specially: None,
+        gate: None,
         file_inode: pointer(0),
         inode_number: number(0, 8),
         inode_super: pointer(8),
