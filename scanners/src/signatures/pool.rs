@@ -1,8 +1,8 @@
 //! Regions, scanned by several threads: one finds them, the others scan.
 //!
-//! *Does*: hands regions on as they are found, and puts what came of them into the order in which they were found, so that the
-//! number of threads changes nothing but the time.
-//! *Never*: has more regions waiting than a few for each thread.
+//! *Does*: hands regions on as they are found, small ones some at a time, and puts what came of them into the order in which they were
+//! found, so that the number of threads changes nothing but the time.
+//! *Never*: has more regions waiting than a few groups for each thread.
 
 use super::judge::{Bench, Desk, Done};
 use super::walk::Job;
@@ -13,8 +13,12 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-/// Regions that wait, for each thread.
-const WAITING: usize = 8;
+/// Regions that are handed on together, and bytes in them from which on they are: to wake a thread costs more than to know a small
+/// region again.
+const TOGETHER: usize = 16;
+const TOGETHER_BYTES: u64 = 256 << 10;
+/// Such groups that wait, for each thread.
+const WAITING: usize = 2;
 /// Stack of a thread that takes over a part of what another one does: what a program's first one has, for parsers of rules.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -32,6 +36,7 @@ pub(super) fn run(
     let (send_done, done) = channel();
     let jobs = Arc::new(Mutex::new(jobs));
     let mut collected = Collected { done: Vec::new(), summary: Summary::default(), tell };
+    let mut group = Group::default();
     let mut found = thread::scope(|scope| {
         for _ in 0..threads {
             let (jobs, send_done) = (jobs.clone(), send_done.clone());
@@ -39,7 +44,12 @@ pub(super) fn run(
         }
         // With the last thread the queue is gone: nobody waits for threads that panicked.
         drop((jobs, send_done));
-        let found = find(&mut |job| collected.hand_on(job, &send_job, &done));
+        let found = find(&mut |job| {
+            if group.add(job) {
+                collected.hand_on(&mut group, &send_job, &done);
+            }
+        });
+        collected.hand_on(&mut group, &send_job, &done);
         drop(send_job);
         done.iter().for_each(|done| collected.take(done));
         found
@@ -62,14 +72,14 @@ fn alone(
     (found, summary)
 }
 
-fn work(bench: &Bench<'_>, jobs: &Mutex<Receiver<Job>>, done: &Sender<Done>) {
+fn work(bench: &Bench<'_>, jobs: &Mutex<Receiver<Vec<Job>>>, done: &Sender<Done>) {
     let mut desk = Desk::default();
     // Whoever collects waits for all threads: it is gone only where something panicked.
     let mut tell = |one| _ = done.send(one);
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = next else { break };
-        bench.judge(job, &mut desk, &mut tell);
+        let Ok(group) = next else { break };
+        group.into_iter().for_each(|job| bench.judge(job, &mut desk, &mut tell));
     }
     bench.settle(&mut desk, &mut tell);
 }
@@ -87,6 +97,22 @@ pub(super) fn together<A, B: Send>(one: impl FnOnce() -> A, other: impl Fn() -> 
     })
 }
 
+/// Regions that are handed on together.
+#[derive(Default)]
+struct Group {
+    jobs: Vec<Job>,
+    bytes: u64,
+}
+
+impl Group {
+    /// Whether it is to be handed on with this one.
+    fn add(&mut self, job: Job) -> bool {
+        self.bytes = self.bytes.saturating_add(job.layout.cost_bytes());
+        self.jobs.push(job);
+        self.jobs.len() >= TOGETHER || self.bytes >= TOGETHER_BYTES
+    }
+}
+
 struct Collected<'t> {
     /// Regions with something to tell.
     done: Vec<Done>,
@@ -95,9 +121,10 @@ struct Collected<'t> {
 }
 
 impl Collected<'_> {
-    fn hand_on(&mut self, job: Job, to: &SyncSender<Job>, done: &Receiver<Done>) {
+    fn hand_on(&mut self, group: &mut Group, to: &SyncSender<Vec<Job>>, done: &Receiver<Done>) {
+        group.bytes = 0;
         // Fails only when every thread is gone, and then one of them panicked, which the scope passes on.
-        let _ = to.send(job);
+        let _ = to.send(std::mem::take(&mut group.jobs));
         while let Ok(done) = done.try_recv() {
             self.take(done);
         }
