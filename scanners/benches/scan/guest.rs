@@ -5,9 +5,10 @@ use lynceus_introspect::linux::{LinuxGuest, View};
 use lynceus_introspect::memory::ReadError;
 use lynceus_introspect::paging::MAX_ENTRIES;
 use lynceus_introspect::{AddressSpace, Gpa, GpaRange, GuestMemory, Gva, find};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, RwLock};
 
 const PAGE: u64 = 4096;
@@ -23,14 +24,9 @@ const CLUSTER: usize = 8;
 pub(crate) struct Changing {
     map: map::ReadOnlyMap,
     ram: [GpaRange; 1],
-    written: RwLock<Written>,
-}
-
-/// Pages that were written to, by their frames: to ask for one must cost nothing beside the copy.
-#[derive(Default)]
-struct Written {
-    count: usize,
-    pages: Vec<Option<Box<[u8]>>>,
+    /// One bit for each frame: it was written to. To ask for one must cost nothing beside the copy.
+    is_written: Vec<AtomicU64>,
+    written: RwLock<BTreeMap<u64, Box<[u8]>>>,
 }
 
 impl Changing {
@@ -38,7 +34,9 @@ impl Changing {
         let file = map::open_read_only(path).expect("the image opens");
         let map = map::ReadOnlyMap::whole(&file).expect("the image maps");
         let ram = [GpaRange { start: Gpa(0), len_bytes: file.metadata().expect("its length").len() }];
-        Arc::new(Changing { map, ram, written: RwLock::default() })
+        let words = ram[0].len_bytes.div_ceil(64 * PAGE) as usize;
+        let is_written = std::iter::repeat_with(AtomicU64::default).take(words).collect();
+        Arc::new(Changing { map, ram, is_written, written: RwLock::default() })
     }
 
     pub(crate) fn ram_bytes(&self) -> usize {
@@ -46,24 +44,24 @@ impl Changing {
     }
 
     pub(crate) fn restore(&self) {
-        *self.written.write().expect("no panic") = Written::default();
+        self.is_written.iter().for_each(|word| word.store(0, Relaxed));
+        self.written.write().expect("no panic").clear();
     }
 
     /// Writes a word to `count` of these pages.
     pub(crate) fn change(&self, from: &[Gpa], count: usize, clustered: bool, seed: usize) {
         let mut written = self.written.write().expect("no panic");
-        let Written { count: so_many, pages } = &mut *written;
-        pages.resize(self.ram_bytes() / PAGE as usize, None);
         let cluster = if clustered { CLUSTER } else { 1 };
         let mut at = seed;
-        while *so_many < count.min(from.len()) {
+        while written.len() < count.min(from.len()) {
             at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             for page in from.iter().skip((at >> 20) % from.len()).take(cluster) {
                 let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
                 self.map.copy_out(page.0, &mut bytes).expect("it is RAM");
                 bytes[2048..2056].copy_from_slice(&at.to_le_bytes());
-                let before = pages[(page.0 / PAGE) as usize].replace(bytes);
-                *so_many += usize::from(before.is_none());
+                let frame = page.0 / PAGE;
+                self.is_written[(frame / 64) as usize].fetch_or(1 << (frame % 64), Relaxed);
+                written.insert(frame, bytes);
             }
         }
     }
@@ -72,13 +70,13 @@ impl Changing {
 impl GuestMemory for Changing {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), ReadError> {
         self.map.copy_out(at.0, buf).map_err(|why| ReadError::Lost { at, why: why.to_string() })?;
-        let written = self.written.read().expect("no panic");
-        if written.count == 0 {
-            return Ok(());
-        }
         let end = at.0 + buf.len() as u64;
         for frame in at.0 / PAGE..end.div_ceil(PAGE) {
-            let Some(page) = &written.pages[frame as usize] else { continue };
+            if self.is_written[(frame / 64) as usize].load(Relaxed) >> (frame % 64) & 1 == 0 {
+                continue;
+            }
+            let written = self.written.read().expect("no panic");
+            let page = &written[&frame];
             let (from, to) = ((frame * PAGE).max(at.0), ((frame + 1) * PAGE).min(end));
             let bytes = &page[(from % PAGE) as usize..][..(to - from) as usize];
             buf[(from - at.0) as usize..][..bytes.len()].copy_from_slice(bytes);
