@@ -26,11 +26,33 @@ pub(super) enum Step {
     Branch(Mnemonic, Named),
     /// A jump or call by a register, or a return.
     Indirect,
-    /// Any other instruction: its bytes without the constants in it; addresses among these; and the rest, each as it is,
-    /// without and with the slide: sums and differences of addresses have it, one way or the other.
-    Plain(Vec<u8>, Vec<Named>, Vec<[u64; 3]>),
+    /// Any other instruction: its bytes without the constants in it; addresses among these; and the rest.
+    Plain(Vec<u8>, Vec<Named>, Vec<Number>),
     /// Bytes that are no instruction.
     Data(Vec<u8>),
+}
+
+/// A constant that need not be an address.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Number {
+    /// As it is, without and with the slide: sums and differences of addresses have it, one way or the other.
+    forms: [u64; 3],
+    /// What it is called if it is an address in a module. The numbers of AMD's machine registers look like such (0xc001_0064), where
+    /// a module happens to lie there.
+    module: Option<Named>,
+}
+
+impl Number {
+    fn new(value: u64, slide: u64, named: Named) -> Number {
+        let forms = [value, value.wrapping_sub(slide), value.wrapping_add(slide)].map(|form| form & LOW);
+        Number { forms, module: Some(named).filter(|named| matches!(named, Named::Module(..))) }
+    }
+
+    /// Whether both may be the same constant of one program.
+    fn is_like(&self, other: &Number) -> bool {
+        self.forms.iter().zip(&other.forms).any(|(one, other)| one == other)
+            || self.module.is_some() && self.module == other.module
+    }
 }
 
 /// The steps of `code`, which runs at `at`. `named` tells what an address is called.
@@ -90,11 +112,7 @@ fn step(
                 addresses.push(Named::Plain(HEAP.start))
             }
             // A mask may look like an address at some slides and not at others.
-            Named::Plain(_) | Named::Kernel(_) if !is_relative => {
-                numbers.push(
-                    [value, value.wrapping_sub(slide), value.wrapping_add(slide)].map(|form| form & LOW),
-                );
-            }
+            named if !is_relative => numbers.push(Number::new(value, slide, named)),
             named => addresses.push(named),
         }
     };
@@ -161,11 +179,10 @@ fn alike(a: &Step, b: &Step) -> bool {
     let (Step::Plain(a, a_names, a_numbers), Step::Plain(b, b_names, b_numbers)) = (a, b) else {
         return false;
     };
-    let same = |(a, b): (&[u64; 3], &[u64; 3])| a.iter().zip(b).any(|(a, b)| a == b);
     a == b
         && a_names == b_names
         && a_numbers.len() == b_numbers.len()
-        && a_numbers.iter().zip(b_numbers).all(same)
+        && a_numbers.iter().zip(b_numbers).all(|(a, b)| a.is_like(b))
 }
 
 #[cfg(test)]
@@ -199,6 +216,38 @@ mod tests {
         let high = [0x48, 0xc7, 0xc7, 0x67, 0x45, 0x23, 0x82, 0xc3];
         assert!(equal(&low, 0, &high, 16 << 20));
         assert!(!equal(&low, 0, &high, 32 << 20) && !equal(&low, 0, &high, 0));
+    }
+
+    #[test]
+    fn a_number_may_look_like_a_place_in_a_module() {
+        /// What this guest has where modules lie.
+        fn with(module: &'static str, base: u64) -> impl Fn(u64) -> Named {
+            move |at| match at.checked_sub(base) {
+                Some(distance) if distance < 0x10000 => Named::Module(module.to_owned(), distance),
+                _ => Named::Plain(at),
+            }
+        }
+        let guests = [
+            with("one", 0xffff_ffff_c001_0000),
+            with("two", 0xffff_ffff_c000_8000),
+            with("one", 0xffff_ffff_c010_0000),
+        ];
+        let equal = |codes: [&[u8]; 2], guests: [&dyn Fn(u64) -> Named; 2]| {
+            let [a, b] = [0, 1].map(|n| steps(codes[n], IMAGE, 0, guests[n]));
+            same(&a, &b, &|_| false, &|_| false)
+        };
+        // lea -0x3ffeff9c(%rax),%ecx; ret: the machine register 0xc0010064 and some.
+        let register = [0x8d, 0x88, 0x64, 0, 0x01, 0xc0, 0xc3];
+        let other = [0x8d, 0x88, 0x65, 0, 0x01, 0xc0, 0xc3];
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            assert!(equal([&register; 2], [&guests[a], &guests[b]]), "{a} and {b}");
+            assert!(!equal([&register, &other], [&guests[a], &guests[b]]), "{a} and {b}");
+        }
+        // mov $0xffffffffc0010064,%rdi; ret, and where the module lies in the third.
+        let near = [0x48, 0xc7, 0xc7, 0x64, 0, 0x01, 0xc0, 0xc3];
+        let far = |offset| [0x48, 0xc7, 0xc7, offset, 0, 0x10, 0xc0, 0xc3];
+        assert!(equal([&near, &far(0x64)], [&guests[0], &guests[2]]));
+        assert!(!equal([&near, &far(0x65)], [&guests[0], &guests[2]]));
     }
 
     #[test]
