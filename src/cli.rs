@@ -69,7 +69,7 @@ pub(crate) enum Command {
     Net(TargetArgs),
     /// Print the kernel log
     Dmesg(TargetArgs),
-    /// List loaded BPF programs
+    /// List loaded BPF programs, and where they are pinned
     Bpf(TargetArgs),
     /// Tell what the guest is: kernel, slides, paging, boot time, and how it was found
     Info(TargetArgs),

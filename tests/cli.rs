@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lynceus_lab::images::{self, Frozen};
 use lynceus_lab::{Guest, KernelVersion, Paging, Spec};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -76,7 +76,11 @@ fn fields_that_others_build_on() -> Result<()> {
     has(&list("mounts")?, "namespace, mountpoint, fstype, source, options")?;
     has(&list("net")?, "namespace, name, mac, mtu, addresses")?;
     has(&list("dmesg")?, "sequence, time_ns, level, text")?;
-    has(&list("bpf")?, "id, type, name, tag")?;
+    let bpf = list("bpf")?;
+    has(&bpf, "id, type, name, tag, attached_to, pinned_at")?;
+    let pinned: Vec<&Value> = bpf.iter().filter(|row| row["pinned_at"] != json!([])).collect();
+    ensure!(pinned.len() == 1 && pinned[0]["pinned_at"] == json!(["/sys/fs/bpf/lab-filter"]), "{pinned:?}");
+    ensure!(pinned[0]["type"] == "socket_filter", "{pinned:?}");
 
     let container = ps.iter().find(|row| row["comm"] == "lab-container").context("no lab-container")?;
     let id = container["container"].as_str().context("no container id")?;

@@ -1,8 +1,10 @@
 //! `lynceus bpf`: loaded BPF programs.
 
 use crate::output::{Column, Row};
-use lynceus_introspect::linux::BpfProgram;
+use lynceus_introspect::Partial;
+use lynceus_introspect::linux::{BpfProgram, View};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// One program.
 #[derive(Serialize)]
@@ -18,10 +20,27 @@ pub(super) struct BpfRow {
     jited_bytes: Option<u32>,
     maps: Vec<u32>,
     attached_to: Option<String>,
+    pinned_at: Vec<String>,
 }
 
-impl From<BpfProgram> for BpfRow {
-    fn from(program: BpfProgram) -> BpfRow {
+/// Every loaded program, and where it is pinned, or a link to it.
+pub(super) fn rows(view: &View<'_>) -> Partial<BpfRow> {
+    let mut rows = Partial::default();
+    let programs = view.bpf_programs();
+    let programs = rows.absorb(programs);
+    let pinned = view.bpf_pinned(&programs);
+    let mut paths: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    rows.absorb(pinned).into_iter().for_each(|(id, path)| paths.entry(id).or_default().push(path));
+    let row = |program: BpfProgram| {
+        let paths = paths.remove(&program.id).unwrap_or_default();
+        BpfRow::new(program, paths)
+    };
+    rows.items.extend(programs.into_iter().map(row));
+    rows
+}
+
+impl BpfRow {
+    fn new(program: BpfProgram, pinned_at: Vec<String>) -> BpfRow {
         BpfRow {
             id: program.id,
             r#type: program.type_name(),
@@ -34,6 +53,7 @@ impl From<BpfProgram> for BpfRow {
             name: program.name,
             maps: program.maps,
             attached_to: program.attached_to,
+            pinned_at,
         }
     }
 }
@@ -48,6 +68,7 @@ impl Row for BpfRow {
         Column::right("INSNS"),
         Column::left("MAPS"),
         Column::left("ATTACHED TO"),
+        Column::left("PINNED AT"),
     ];
     fn cells(&self) -> Vec<String> {
         let maps: Vec<String> = self.maps.iter().map(u32::to_string).collect();
@@ -60,6 +81,7 @@ impl Row for BpfRow {
             self.instructions.to_string(),
             maps.join(","),
             self.attached_to.clone().unwrap_or_else(|| "-".to_owned()),
+            if self.pinned_at.is_empty() { "-".to_owned() } else { self.pinned_at.join(",") },
         ]
     }
 }

@@ -74,9 +74,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Dmesg(target) => {
             list(output, &target, "log records", |view| convert::<_, log::LogRow>(view.kernel_log()))
         }
-        Command::Bpf(target) => {
-            list(output, &target, "BPF programs", |view| convert::<_, bpf::BpfRow>(view.bpf_programs()))
-        }
+        Command::Bpf(target) => list(output, &target, "BPF programs", bpf::rows),
         Command::Info(target) => info::run(output, &attach(&target)?),
         Command::Check(args) => check::run(output, &args),
         Command::Replay(args) => replay::run(output, &args),

@@ -5,9 +5,9 @@
 use crate::crossview::confirmed;
 use crate::processes::bpf::KINDS;
 use crate::{Detector, Finding, Limits, Severity, Subject};
-use lynceus_introspect::linux::{BpfLink, BpfPin, BpfProgram, LinuxGuest, View};
+use lynceus_introspect::Partial;
+use lynceus_introspect::linux::{BpfProgram, LinuxGuest, View};
 use lynceus_introspect::observe::Options;
-use lynceus_introspect::{Gva, Partial};
 
 /// What is known of it.
 pub(crate) const DETECTOR: Detector = Detector {
@@ -19,7 +19,7 @@ pub(crate) const DETECTOR: Detector = Detector {
         evaded_by: "a loader that stays, as any program; programs of other types",
         false_positives: "what attaches its programs and ends on purpose: network plugins (Cilium, Calico), libxdp, ip link and tc, systemd-nsresourced. Such a system has them from its start",
     },
-    next: "the finding names where it is pinned, if it is: removing that file ends it; lynceus bpf tells when the program was loaded, by whom, and for what; in the guest bpftool net and bpftool link where it is attached, bpftool prog dump xlated what it does",
+    next: "the finding names where it is pinned, if it is: removing that file ends it; lynceus bpf tells by whom the program was loaded, for what, and all paths that it is pinned at; in the guest bpftool net and bpftool link where it is attached, bpftool prog dump xlated what it does",
     run: bpf_orphans,
 };
 
@@ -55,28 +55,21 @@ fn look(view: &View<'_>) -> Partial<Finding> {
     if !found.is_complete() {
         return found;
     }
-    let orphans: Vec<&BpfProgram> = orphans.iter().filter(|program| is_asked_for(program)).collect();
+    let orphans: Vec<BpfProgram> = orphans.into_iter().filter(is_asked_for).collect();
     if !orphans.is_empty() {
-        let (pins, links) = (view.bpf_pins(), view.bpf_links());
-        let (pins, links) = (found.absorb(pins), found.absorb(links));
-        found
-            .items
-            .extend(orphans.into_iter().map(|program| finding(program, &pins_of(program, &pins, &links))));
+        let pinned = view.bpf_pinned(&orphans);
+        let pinned = found.absorb(pinned);
+        found.items.extend(orphans.iter().map(|program| finding(program, &pinned)));
     }
     found
 }
 
-/// Where a program is pinned, or a link to it.
-fn pins_of<'a>(program: &BpfProgram, pins: &'a [BpfPin], links: &[BpfLink]) -> Vec<&'a str> {
-    let links = links.iter().filter(|link| link.program == Some(program.id)).map(|link| link.at);
-    let objects: Vec<Gva> = links.chain([program.at]).collect();
-    pins.iter().filter(|pin| objects.contains(&pin.object)).map(|pin| pin.path.as_str()).collect()
-}
-
-fn finding(program: &BpfProgram, pins: &[&str]) -> Finding {
+fn finding(program: &BpfProgram, pinned: &[(u32, String)]) -> Finding {
     let (id, kind) = (program.id, program.type_name());
+    let pins: Vec<&str> =
+        pinned.iter().filter(|(other, _)| *other == id).map(|(_, path)| path.as_str()).collect();
     let at = program.attached_to.as_deref().map(|function| format!(" at {function}")).unwrap_or_default();
-    let pinned = match pins {
+    let pinned = match pins.as_slice() {
         [] => String::new(),
         [first] => format!("; pinned at {first:?}"),
         [first, more @ ..] => format!("; pinned at {first:?} and {} other paths", more.len()),

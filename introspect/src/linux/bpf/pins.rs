@@ -3,9 +3,10 @@
 //! *Trusts*: nothing. All files of such a file system are in the directory cache, which is walked with a bound.
 //! *Never*: takes a file for what its name says: what its inode keeps is what counts (`kernel/bpf/inode.c`, Linux 5.10 to 7.2).
 
+use super::BpfProgram;
 use crate::linux::{FileKind, PathAt, View};
 use crate::{GapReason, Gva, Partial};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The kind of file system.
 const FS: &str = "bpf";
@@ -52,6 +53,25 @@ impl View<'_> {
                 }
             }
         }
+        found
+    }
+
+    /// Where these programs are pinned, or links to them: a program's id and a path.
+    pub fn bpf_pinned(&self, programs: &[BpfProgram]) -> Partial<(u32, String)> {
+        let (mut found, pins) = (Partial::default(), self.bpf_pins());
+        let pins = found.absorb(pins);
+        if pins.is_empty() {
+            return found;
+        }
+        let links = self.bpf_links();
+        let links = found.absorb(links);
+        let links = links.iter().filter_map(|link| Some((link.at, link.program?)));
+        let by_place: BTreeMap<Gva, u32> =
+            programs.iter().map(|program| (program.at, program.id)).chain(links).collect();
+        let known: BTreeSet<u32> = programs.iter().map(|program| program.id).collect();
+        let pinned = pins.into_iter().filter_map(|pin| Some((*by_place.get(&pin.object)?, pin.path)));
+        found.items.extend(pinned.filter(|(id, _)| known.contains(id)));
+        found.items.sort_unstable();
         found
     }
 

@@ -39,12 +39,13 @@ pub(super) fn sockets() -> io::Result<Held> {
     Ok(Box::new(held))
 }
 
-/// UDP port 10009 with an eBPF filter that uses a map.
+/// UDP port 10009 with an eBPF filter that uses a map, and that is pinned.
 pub(super) fn filtered() -> io::Result<Held> {
     let socket = UdpSocket::bind("127.0.0.1:10009")?;
     let map = bpf::create_map()?;
     let program = bpf::load_filter(&map)?;
     bpf::attach(&socket, &program)?;
+    bpf::pin(&program, c"/sys/fs/bpf/lab-filter")?;
     Ok(Box::new((socket, map, program)))
 }
 
