@@ -11,7 +11,7 @@ use lynceus_profiles::kernel_file;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PACKAGES: &[&str] = &[
@@ -37,6 +37,15 @@ const PACKAGES: &[&str] = &[
 const DOM0_KERNEL: (&str, &str) = ("linux-image-6.1.", "-amd64-unsigned");
 /// The whole run; a busy machine takes its time, and a guest that was lost to the emulator is begun again.
 const LIMIT: Duration = Duration::from_secs(2400);
+
+/// What dom0 says every [`BEAT_EVERY`] while it is alive, whatever it waits for.
+pub const BEAT: &str = "(alive)";
+/// How often.
+pub const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// A machine that says nothing for so long hangs: its one emulated processor runs a PVH guest and has lost what interrupts it.
+const SILENCE: Duration = Duration::from_secs(180);
+/// So often it is begun anew then. More often, and it is our failure.
+const HANGS: usize = 2;
 
 /// Kinds of domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +102,7 @@ impl Machine {
         Ok(folder::lab("logs")?.join(self.name))
     }
 
-    /// Boots Xen with dom0, which does these of its parts one after the other.
+    /// Boots Xen with dom0, which does these of its parts one after the other; once more where the machine hangs.
     ///
     /// # Errors
     /// It did not say that all passed; the end of the console is in the error.
@@ -102,10 +111,16 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("xen-").tempdir_in(folder::lab("run")?)?;
         let image = folder.path().join("dom0");
         fs::write(&image, image::pack(programs, &unpacked, parts, folder.path())?)?;
-        let console = boot(&unpacked, &image, folder.path())?;
-        fs::write(self.log()?, &console)?;
-        if !console.contains("LAB PASS") {
-            bail!("{}", reason(&console));
+        for hung in 0.. {
+            let (console, end) = boot(&unpacked, &image, folder.path())?;
+            fs::write(self.log()?, &console)?;
+            match end {
+                End::Hung if hung < HANGS => {
+                    println!("LAB THE EMULATED MACHINE HANGS: silent for {SILENCE:?}, it is begun anew");
+                }
+                _ if console.contains("LAB PASS") => break,
+                _ => bail!("{end:?}: {}", reason(&console)),
+            }
         }
         Ok(())
     }
@@ -144,11 +159,23 @@ pub struct Programs {
     pub foreign: PathBuf,
 }
 
+/// How a machine came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// By itself.
+    PoweredOff,
+    /// It took longer than [`LIMIT`].
+    TooLong,
+    /// It said nothing for [`SILENCE`].
+    Hung,
+}
+
 /// What the service domain says went wrong, and how its console ends.
 fn reason(console: &str) -> String {
     const LINES: usize = 80;
     const CHARACTERS: usize = 300;
-    let lines: Vec<String> = console.lines().map(|line| line.chars().take(CHARACTERS).collect()).collect();
+    let lines = console.lines().filter(|line| line.trim_end() != BEAT);
+    let lines: Vec<String> = lines.map(|line| line.chars().take(CHARACTERS).collect()).collect();
     let failed = lines.iter().find(|line| line.contains("LAB FAILED"));
     let end = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().iter();
     // What CI keeps of a long text may be its end alone.
@@ -211,8 +238,8 @@ fn tell(console: &Path, told: usize) -> usize {
     told + end + 1
 }
 
-/// Runs it until dom0 powers off. What it wrote to the serial port.
-fn boot(unpacked: &Path, image: &Path, folder: &Path) -> Result<String> {
+/// Runs it until dom0 powers off. What it wrote to the serial port, and how it ended.
+fn boot(unpacked: &Path, image: &Path, folder: &Path) -> Result<(String, End)> {
     let console = folder.join("console");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-name", "lab-xen"]);
@@ -234,18 +261,33 @@ fn boot(unpacked: &Path, image: &Path, folder: &Path) -> Result<String> {
         .stderr(log)
         .spawn()
         .context("cannot start QEMU")?;
-    let started = Instant::now();
-    let mut told = 0;
-    while qemu.try_wait()?.is_none() {
-        told = tell(&console, told);
-        if started.elapsed() > LIMIT {
-            qemu.kill()?;
-            qemu.wait()?;
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let end = watch(&mut qemu, &console)?;
     let text = fs::read(&console).unwrap_or_default();
     let log = fs::read(folder.join("qemu.log")).unwrap_or_default();
-    Ok([String::from_utf8_lossy(&text), String::from_utf8_lossy(&log)].concat())
+    Ok(([String::from_utf8_lossy(&text), String::from_utf8_lossy(&log)].concat(), end))
+}
+
+/// Tells what a machine says until it ends, and ends it where it would not.
+fn watch(qemu: &mut Child, console: &Path) -> Result<End> {
+    let started = Instant::now();
+    let (mut told, mut heard) = (0, (0, started));
+    while qemu.try_wait()?.is_none() {
+        told = tell(console, told);
+        let len = fs::metadata(console).map_or(0, |about| about.len());
+        if len != heard.0 {
+            heard = (len, Instant::now());
+        }
+        let end = match (started.elapsed() > LIMIT, heard.1.elapsed() > SILENCE) {
+            (true, _) => End::TooLong,
+            (_, true) => End::Hung,
+            _ => {
+                std::thread::sleep(Duration::from_millis(200));
+                continue;
+            }
+        };
+        qemu.kill()?;
+        qemu.wait()?;
+        return Ok(end);
+    }
+    Ok(End::PoweredOff)
 }

@@ -6,8 +6,9 @@
 use crate::guest::Guest;
 use crate::{appliance, checks, measure, network, toolstack, upheaval};
 use anyhow::{Result, ensure};
-use lynceus_lab::NotReady;
+use lynceus_lab::{NotReady, xen};
 use std::collections::BTreeSet;
+use std::thread;
 
 /// So often a guest may be lost to the emulator: it may hang before it is ready, and emulated SVM now and then ends a PVH guest in a triple fault. The registers that Xen then
 /// shows stand right behind VMMCALL or are Xen's own, in the guest's place: what went wrong is the change between the two. A real
@@ -16,6 +17,12 @@ const LOSSES: usize = 6;
 
 pub(crate) fn main() -> Result<()> {
     ensure!(std::process::id() == 1, "this runs in the lab's service domain and nowhere else");
+    thread::spawn(|| {
+        loop {
+            println!("{}", xen::BEAT);
+            thread::sleep(xen::BEAT_EVERY);
+        }
+    });
     match run() {
         Ok(()) => println!("LAB PASS"),
         Err(error) => {
