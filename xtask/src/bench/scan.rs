@@ -84,8 +84,8 @@ pub(crate) fn markdown(scans: &Scans) -> String {
 const METHOD: &str = "
 The lab's guest with kernel 6.12 and 512 MB, mapped; processes, cached files and the kernel, and then all RAM. A *full scan* is the first one of a guest, on
 one thread unless it says another number: it searches equal pages once, however many processes map them; *without a cache* all bytes are scanned, as the engines do
-with the flat buffer, which holds each region's bytes. The fastest of nine rounds, because what else runs on the machine only ever makes
-a round slower; what is compared takes turns. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed: the engine has less to
+with the flat buffer, which holds each region's bytes. The fastest of 27 rounds, because what else runs on the machine only ever makes
+a round slower; what is compared takes nine turns of three. 5,000 rules of three strings each, made from pieces of the guest's own memory with one byte changed: the engine has less to
 check than with rules from the field, which must not be copied here; `LYNCEUS_BENCH_RULES` names a folder of others.
 *In clusters*: eight neighbouring pages of memory that processes may write to, and so on
 until 1 % of all pages that are scanned have changed. *Anywhere*: single pages, in programs, cached files and the kernel's text too,
