@@ -4,7 +4,6 @@ use crate::output::{Column, Row};
 use lynceus_introspect::Partial;
 use lynceus_introspect::linux::{BpfProgram, View};
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// One program.
 #[derive(Serialize)]
@@ -28,14 +27,9 @@ pub(super) fn rows(view: &View<'_>) -> Partial<BpfRow> {
     let mut rows = Partial::default();
     let programs = view.bpf_programs();
     let programs = rows.absorb(programs);
-    let pinned = view.bpf_pinned(&programs);
-    let mut paths: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    rows.absorb(pinned).into_iter().for_each(|(id, path)| paths.entry(id).or_default().push(path));
-    let row = |program: BpfProgram| {
-        let paths = paths.remove(&program.id).unwrap_or_default();
-        BpfRow::new(program, paths)
-    };
-    rows.items.extend(programs.into_iter().map(row));
+    let pinned = view.bpf_pinned(programs);
+    let pinned = rows.absorb(pinned);
+    rows.items.extend(pinned.into_iter().map(|(program, paths)| BpfRow::new(program, paths)));
     rows
 }
 

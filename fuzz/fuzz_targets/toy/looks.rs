@@ -72,7 +72,7 @@ impl Looks {
         self.all(view.bpf_links());
         self.all(view.bpf_orphans(view.bpf_programs().items));
         self.all(view.bpf_pins());
-        self.all(view.bpf_pinned(&view.bpf_programs().items));
+        self.all(view.bpf_pinned(view.bpf_programs().items));
         for program in self.all(view.bpf_programs()).iter().take(MOST) {
             self.one(view.bpf_calls(program));
         }

@@ -19,7 +19,7 @@ pub(crate) const DETECTOR: Detector = Detector {
         evaded_by: "a loader that stays, as any program; programs of other types",
         false_positives: "what attaches its programs and ends on purpose: network plugins (Cilium, Calico), libxdp, ip link and tc, systemd-nsresourced. Such a system has them from its start",
     },
-    next: "the finding names where it is pinned, if it is: removing that file ends it; lynceus bpf tells by whom the program was loaded, for what, and all paths that it is pinned at; in the guest bpftool net and bpftool link where it is attached, bpftool prog dump xlated what it does",
+    next: "the finding names where it is pinned, if it is: removing that file ends it; lynceus bpf tells when the program was loaded, by whom, for what, and all paths that it is pinned at; in the guest bpftool net and bpftool link where it is attached, bpftool prog dump xlated what it does",
     run: bpf_orphans,
 };
 
@@ -57,19 +57,17 @@ fn look(view: &View<'_>) -> Partial<Finding> {
     }
     let orphans: Vec<BpfProgram> = orphans.into_iter().filter(is_asked_for).collect();
     if !orphans.is_empty() {
-        let pinned = view.bpf_pinned(&orphans);
+        let pinned = view.bpf_pinned(orphans);
         let pinned = found.absorb(pinned);
-        found.items.extend(orphans.iter().map(|program| finding(program, &pinned)));
+        found.items.extend(pinned.iter().map(|(program, pins)| finding(program, pins)));
     }
     found
 }
 
-fn finding(program: &BpfProgram, pinned: &[(u32, String)]) -> Finding {
+fn finding(program: &BpfProgram, pins: &[String]) -> Finding {
     let (id, kind) = (program.id, program.type_name());
-    let pins: Vec<&str> =
-        pinned.iter().filter(|(other, _)| *other == id).map(|(_, path)| path.as_str()).collect();
     let at = program.attached_to.as_deref().map(|function| format!(" at {function}")).unwrap_or_default();
-    let pinned = match pins.as_slice() {
+    let pinned = match pins {
         [] => String::new(),
         [first] => format!("; pinned at {first:?}"),
         [first, more @ ..] => format!("; pinned at {first:?} and {} other paths", more.len()),

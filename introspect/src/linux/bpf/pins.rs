@@ -56,22 +56,29 @@ impl View<'_> {
         found
     }
 
-    /// Where these programs are pinned, or links to them: a program's id and a path.
-    pub fn bpf_pinned(&self, programs: &[BpfProgram]) -> Partial<(u32, String)> {
+    /// Each of these programs, and the paths where it is pinned, or a link to it.
+    pub fn bpf_pinned(&self, programs: Vec<BpfProgram>) -> Partial<(BpfProgram, Vec<String>)> {
         let (mut found, pins) = (Partial::default(), self.bpf_pins());
-        let pins = found.absorb(pins);
-        if pins.is_empty() {
-            return found;
+        let mut pins = found.absorb(pins);
+        pins.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        let mut by_place: BTreeMap<Gva, u32> =
+            programs.iter().map(|program| (program.at, program.id)).collect();
+        if !pins.is_empty() {
+            let links = self.bpf_links();
+            let links = found.absorb(links);
+            by_place.extend(links.iter().filter_map(|link| Some((link.at, link.program?))));
         }
-        let links = self.bpf_links();
-        let links = found.absorb(links);
-        let links = links.iter().filter_map(|link| Some((link.at, link.program?)));
-        let by_place: BTreeMap<Gva, u32> =
-            programs.iter().map(|program| (program.at, program.id)).chain(links).collect();
-        let known: BTreeSet<u32> = programs.iter().map(|program| program.id).collect();
-        let pinned = pins.into_iter().filter_map(|pin| Some((*by_place.get(&pin.object)?, pin.path)));
-        found.items.extend(pinned.filter(|(id, _)| known.contains(id)));
-        found.items.sort_unstable();
+        let mut paths: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for pin in pins {
+            if let Some(id) = by_place.get(&pin.object) {
+                paths.entry(*id).or_default().push(pin.path);
+            }
+        }
+        let pinned = programs.into_iter().map(|program| {
+            let own = paths.remove(&program.id).unwrap_or_default();
+            (program, own)
+        });
+        found.items.extend(pinned);
         found
     }
 
