@@ -177,12 +177,6 @@ impl Digester {
         runs: impl Iterator<Item = (u64, u64)>,
         pages: &[PageDigest],
     ) -> Fingerprint {
-        let mut hasher = self.of_layout(layout, runs);
-        self.update_pages(&mut hasher, pages);
-        short(&hasher)
-    }
-
-    fn of_layout(&self, layout: &Layout, runs: impl Iterator<Item = (u64, u64)>) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
         hasher.update(b"region").update(&[u8::from(layout.is_file)]);
         for number in [layout.region_bytes(), layout.own_bytes] {
@@ -191,7 +185,8 @@ impl Digester {
         for (offset, len) in runs {
             hasher.update(&offset.to_le_bytes()).update(&len.to_le_bytes());
         }
-        hasher
+        self.update_pages(&mut hasher, pages);
+        short(&hasher)
     }
 
     /// The digest of a page of [`PAGE_BYTES`]; of fewer bytes none that anything else has.

@@ -122,9 +122,8 @@ struct Collected<'t> {
 
 impl Collected<'_> {
     fn hand_on(&mut self, group: &mut Group, to: &SyncSender<Vec<Job>>, done: &Receiver<Done>) {
-        group.bytes = 0;
         // Fails only when every thread is gone, and then one of them panicked, which the scope passes on.
-        let _ = to.send(std::mem::take(&mut group.jobs));
+        let _ = to.send(std::mem::take(group).jobs);
         while let Ok(done) = done.try_recv() {
             self.take(done);
         }
