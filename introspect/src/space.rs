@@ -73,9 +73,9 @@ impl<'m> AddressSpace<'m> {
 
     /// What is mapped from `start` to `last`, both included, reading no more than `max_entries` entries
     /// ([`paging::MAX_ENTRIES`] where the caller knows no better).
-    pub fn pages(&self, start: Gva, last: Gva, max_entries: u64) -> Result<Pages<'m>, AccessError> {
+    pub fn pages(&self, start: Gva, last: Gva, max_entries: u64) -> Result<Pages<'_>, AccessError> {
         let refused = AccessError::Translate { at: start, why: TranslateError::NonCanonical };
-        Pages::new(self.memory, self.root, start, last, max_entries).ok_or(refused)
+        Pages::new(self.memory, &self.cache, self.root, start, last, max_entries).ok_or(refused)
     }
 
     /// The general case of [`AddressSpace::read`].

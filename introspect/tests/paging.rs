@@ -259,31 +259,35 @@ proptest! {
         let fake = Fake::flat(ram.clone());
         let first = address(mode, raw) & !0xfff | start_at_all;
         let last = first.saturating_add(pages * 4096 - cut);
-        let Ok(mut runs) = AddressSpace::new(&fake, root).pages(Gva(first), Gva(last), u64::MAX) else {
-            let bad = |va| reference::walk(&ram, root, va) == Err(Bad::NonCanonical);
-            prop_assert!(bad(first) || bad(last));
-            return Ok(());
-        };
-        let mut seen = BTreeMap::new();
-        let mut before = None;
-        for run in runs.by_ref() {
-            prop_assert!(before.is_none_or(|end| end <= run.start.0), "in order");
-            prop_assert!(run.start.0 >= first && run.start.0 + (run.len_bytes - 1) <= last, "inside");
-            before = Some(run.start.0.wrapping_add(run.len_bytes));
-            let end = run.start.0 + (run.len_bytes - 1);
-            let mut at = run.start.0;
-            loop {
-                seen.insert(at, (run.gpa.0 + (at - run.start.0), run.access));
-                match (at | 0xfff).checked_add(1) { Some(next) if next <= end => at = next, _ => break }
+        let space = AddressSpace::new(&fake, root);
+        // The second time last-level tables are known.
+        for first in [first, first.midpoint(last)] {
+            let Ok(mut runs) = space.pages(Gva(first), Gva(last), u64::MAX) else {
+                let bad = |va| reference::walk(&ram, root, va) == Err(Bad::NonCanonical);
+                prop_assert!(bad(first) || bad(last));
+                return Ok(());
+            };
+            let mut seen = BTreeMap::new();
+            let mut before = None;
+            for run in runs.by_ref() {
+                prop_assert!(before.is_none_or(|end| end <= run.start.0), "in order");
+                prop_assert!(run.start.0 >= first && run.start.0 + (run.len_bytes - 1) <= last, "inside");
+                before = Some(run.start.0.wrapping_add(run.len_bytes));
+                let end = run.start.0 + (run.len_bytes - 1);
+                let mut at = run.start.0;
+                loop {
+                    seen.insert(at, (run.gpa.0 + (at - run.start.0), run.access));
+                    match (at | 0xfff).checked_add(1) { Some(next) if next <= end => at = next, _ => break }
+                }
             }
-        }
-        prop_assert!(!runs.visited().cut);
-        let mut at = first;
-        loop {
-            let found = seen.get(&at).map(|(gpa, access)| (*gpa, access.writable, access.user, access.executable));
-            let expected = reference::walk(&ram, root, at).ok();
-            prop_assert_eq!(found, expected.map(|to| (to.gpa.0, to.writable, to.user, to.executable)), "{:#x}", at);
-            match (at | 0xfff).checked_add(1) { Some(next) if next <= last => at = next, _ => break }
+            prop_assert!(!runs.visited().cut);
+            let mut at = first;
+            loop {
+                let found = seen.get(&at).map(|(gpa, access)| (*gpa, access.writable, access.user, access.executable));
+                let expected = reference::walk(&ram, root, at).ok();
+                prop_assert_eq!(found, expected.map(|to| (to.gpa.0, to.writable, to.user, to.executable)), "{:#x}", at);
+                match (at | 0xfff).checked_add(1) { Some(next) if next <= last => at = next, _ => break }
+            }
         }
     }
 }

@@ -92,11 +92,7 @@ impl Cache {
         }
         if large_found {
             bump(&self.table_hits);
-            return Cached::Table(Level {
-                table: Gpa(large.value & FRAME),
-                level: 1,
-                access: access(large.value),
-            });
+            return Cached::Table(last_table(large.value));
         }
         bump(&self.misses);
         Cached::Nothing
@@ -115,12 +111,23 @@ impl Cache {
         }
     }
 
+    /// The last-level table that maps `at`, where it is remembered.
+    pub(crate) fn last_table(&self, at: Gva) -> Option<Level> {
+        let large = slot(&self.large, at, LARGE_SHIFT).get();
+        (large.tag == tag(at, LARGE_SHIFT) && large.value & TABLE != 0).then(|| last_table(large.value))
+    }
+
+    /// Remembers the last-level table that maps `at`.
+    pub(crate) fn keep_last_table(&self, at: Gva, last: Level) {
+        keep_in(&self.large, at, LARGE_SHIFT, last.table.0 & FRAME | flags(last.access) | TABLE);
+    }
+
     /// Remembers that `at` led to `found`, whose last entry lay in `last`.
     pub(crate) fn keep(&self, at: Gva, found: &Translation, last: Level) {
         let size = u64::from(found.page_bytes.trailing_zeros()) << SIZE_SHIFT;
         let rights = Access { writable: found.writable, user: found.user, executable: found.executable };
         let (slots, shift) = if found.page_bytes >> LARGE_SHIFT == 0 {
-            keep_in(&self.large, at, LARGE_SHIFT, last.table.0 & FRAME | flags(last.access) | TABLE);
+            self.keep_last_table(at, last);
             (&self.small, SMALL_SHIFT)
         } else {
             (&self.large, LARGE_SHIFT)
@@ -135,6 +142,11 @@ pub(crate) fn translation(gpa: Gpa, value: u64) -> Translation {
     let Access { writable, user, executable } = access(value);
     let page_bytes = 1u64.checked_shl((value >> SIZE_SHIFT & 0x3f) as u32).unwrap_or(0);
     Translation { gpa, page_bytes, writable, user, executable }
+}
+
+/// The table that a cached value stands for.
+fn last_table(value: u64) -> Level {
+    Level { table: Gpa(value & FRAME), level: 1, access: access(value) }
 }
 
 fn access(value: u64) -> Access {

@@ -6,7 +6,7 @@
 //! that names itself, ends early, and [`Visited::cut`] says so.
 
 use super::walk::{Step, step};
-use super::{Access, Level, Mode, Root, TranslateError};
+use super::{Access, Cache, Level, Mode, Root, TranslateError};
 use crate::{Gpa, GuestMemory, Gva};
 
 /// Entries that any sane address space of a guest of some 16 GiB stays below, at 4 KiB a page.
@@ -41,34 +41,36 @@ pub struct Visited {
 /// Iterator over [`Run`]s; see the module's text.
 pub struct Pages<'m> {
     memory: &'m dyn GuestMemory,
+    /// Last-level tables: maps that are neighbours have one.
+    cache: &'m Cache,
     mode: Mode,
     /// First and last address of the range, without sign extension.
     first: u64,
     last: u64,
     max_entries: u64,
     stack: Vec<Table>,
-    /// Entries of the tables under way, those of the innermost last.
-    entries: Vec<u64>,
-    /// Where they are read to.
-    buf: Vec<u8>,
+    /// Entries of the tables under way as they were read, those of the innermost last.
+    entries: Vec<u8>,
     pending: Option<Run>,
     visited: Visited,
 }
 
 /// A table under way.
+#[derive(Clone, Copy)]
 struct Table {
     level: Level,
     /// The address, without sign extension, that the next entry maps.
     at: u64,
-    /// Its first entry and the next one, among those of all.
+    /// Where its first entry and the next one are, among those of all.
     first: usize,
     next: usize,
 }
 
 impl<'m> Pages<'m> {
     /// What `root` maps from `start` to `last`, both included. `None` where one of them is not canonical.
-    pub fn new(
+    pub(crate) fn new(
         memory: &'m dyn GuestMemory,
+        cache: &'m Cache,
         root: Root,
         start: Gva,
         last: Gva,
@@ -80,18 +82,20 @@ impl<'m> Pages<'m> {
         let mask = root.mode.address_mask();
         let mut pages = Pages {
             memory,
+            cache,
             mode: root.mode,
             first: start.0 & mask,
             last: last.0 & mask,
             max_entries,
             stack: Vec::with_capacity(5),
             entries: Vec::new(),
-            buf: Vec::new(),
             pending: None,
             visited: Visited::default(),
         };
         if pages.first <= pages.last {
-            pages.descend(Level::top(root), 0);
+            pages.entries.reserve(expected_bytes(pages.first, pages.last));
+            let (from, base) = pages.top(root);
+            pages.descend(from, base);
         }
         Some(pages)
     }
@@ -99,6 +103,15 @@ impl<'m> Pages<'m> {
     /// How much of the tables was seen so far; all of it when the iterator has ended.
     pub fn visited(&self) -> Visited {
         self.visited
+    }
+
+    /// The lowest table that is known to map all of the range, and the first address that it maps.
+    fn top(&self, root: Root) -> (Level, u64) {
+        let mapped = self.mode.entries(1) << self.mode.shift(1);
+        let base = self.first & !mapped.wrapping_sub(1);
+        let is_in_one = self.last.wrapping_sub(base) < mapped;
+        let last = self.cache.last_table(self.mode.extend(self.first)).filter(|_| is_in_one);
+        last.map_or((Level::top(root), 0), |last| (last, base))
     }
 
     /// Reads what the range needs of a table that maps addresses from `base` on.
@@ -115,32 +128,44 @@ impl<'m> Pages<'m> {
 
         let size = self.mode.entry_bytes();
         let bytes = usize::try_from(count).unwrap_or(0).saturating_mul(size);
-        if self.buf.len() < bytes {
-            self.buf.resize(bytes, 0);
-        }
-        let Some(buf) = self.buf.get_mut(..bytes).filter(|buf| !buf.is_empty()) else { return };
+        let first = self.entries.len();
+        self.entries.resize(first.saturating_add(bytes), 0);
+        let Some(buf) = self.entries.get_mut(first..).filter(|buf| !buf.is_empty()) else { return };
         let place = level.table.checked_add(from.saturating_mul(size as u64));
         if place.is_none_or(|place| self.memory.read(place, buf).is_err()) {
             self.visited.unreadable = self.visited.unreadable.saturating_add(1);
+            self.entries.truncate(first);
             return;
         }
-        let number = |entry: &[u8]| entry.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
-        let first = self.entries.len();
-        self.entries.extend(buf.chunks(size).map(number));
-        self.stack.push(Table { level, at: base | from << shift, first, next: first });
+        let at = base | from << shift;
+        if level.level == 1 {
+            self.cache.keep_last_table(self.mode.extend(at), level);
+        }
+        self.stack.push(Table { level, at, first, next: first });
+    }
+
+    /// The entry there, and where the one behind it is.
+    fn entry(&self, at: usize) -> Option<(u64, usize)> {
+        let rest = self.entries.get(at..)?;
+        let size = self.mode.entry_bytes();
+        let entry = match size {
+            4 => u32::from_le_bytes(*rest.first_chunk()?).into(),
+            _ => u64::from_le_bytes(*rest.first_chunk()?),
+        };
+        Some((entry, at.saturating_add(size)))
     }
 
     /// The next page or part of one that lies in the range.
     fn next_piece(&mut self) -> Option<Run> {
         loop {
-            let table = self.stack.last_mut()?;
-            let (here, at) = (table.level, table.at);
-            let Some(entry) = self.entries.get(table.next).copied() else {
-                self.entries.truncate(table.first);
+            let Table { level: here, at, first, next } = *self.stack.last()?;
+            let Some((entry, behind)) = self.entry(next) else {
+                self.entries.truncate(first);
                 self.stack.pop();
                 continue;
             };
-            table.next = table.next.saturating_add(1);
+            let table = self.stack.last_mut()?;
+            table.next = behind;
             table.at = at.wrapping_add(1 << self.mode.shift(here.level));
             match step(self.memory, self.mode, here, entry) {
                 Ok(Step::Down(next)) => self.descend(next, at),
@@ -157,6 +182,13 @@ impl<'m> Pages<'m> {
             }
         }
     }
+}
+
+/// What the entries for a range take where each table has all that it needs: one of each table above the last, and of that all pages.
+fn expected_bytes(first: u64, last: u64) -> usize {
+    const TABLE_BYTES: u64 = 4096;
+    let pages = last.saturating_sub(first) / 4096;
+    usize::try_from(pages.saturating_mul(8).min(TABLE_BYTES)).unwrap_or(0).saturating_add(6 * 8)
 }
 
 impl Iterator for Pages<'_> {
