@@ -44,6 +44,8 @@ pub struct HuntLayout {
 /// The pid table: an xarray of `struct pid`.
 #[derive(Clone, Copy, Debug)]
 struct PidsLayout {
+    /// Link-time address of `init_pid_ns`.
+    first: u64,
     table: Field,
     first_task: Field,
     pid_links: Field,
@@ -88,6 +90,7 @@ impl HuntLayout {
 impl PidsLayout {
     fn resolve(profile: &Profile) -> Resolved<Self> {
         Ok(PidsLayout {
+            first: profile.symbol("init_pid_ns")?,
             table: profile.field("pid_namespace", "idr.idr_rt")?,
             // The lists by kind of id; the first is that of thread ids (`PIDTYPE_PID`).
             first_task: profile.field("pid", "tasks")?,
@@ -155,7 +158,7 @@ impl View<'_> {
         self.tasks_by("pid table", |layout| {
             let pids = layout.pids.clone()?;
             let mut found = Partial::default();
-            let table = self.kernel().symbol("init_pid_ns")?.field(pids.table.offset);
+            let table = self.kernel().slid(pids.first).field(pids.table.offset);
             let entries = self.xarray("pid table", table);
             for (_, pid) in found.absorb(entries) {
                 let node = self.pointer(pid.field(pids.first_task.offset));

@@ -94,6 +94,8 @@ impl ModuleState {
 /// Members of modules and of what names them.
 #[derive(Clone, Debug)]
 pub struct ModulesLayout {
+    /// Link-time address of `modules`.
+    first: Result<u64, ProfileError>,
     list: Field,
     head: Span,
     state: Field,
@@ -132,6 +134,7 @@ impl ModulesLayout {
         let module = |member| profile.field("module", member);
         let (list, state, name) = (module("list")?, module("state")?, module("name")?);
         Ok(ModulesLayout {
+            first: profile.symbol("modules"),
             list,
             head: Span::of(&[state, list, name]),
             state,
@@ -191,7 +194,7 @@ impl View<'_> {
     /// The modules on the kernel's list (`modules`).
     pub fn modules(&self) -> Partial<Module> {
         self.modules_by("module list", |layout| {
-            let head = self.kernel().symbol("modules")?;
+            let head = self.kernel().slid(layout.first.clone()?);
             let mut found = Partial::default();
             let nodes = self.list("module list", head);
             for node in found.absorb(nodes) {

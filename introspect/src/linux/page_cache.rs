@@ -22,6 +22,9 @@ const MAX_FS_NAME_BYTES: usize = 32;
 /// Members of super blocks, inodes and mappings.
 #[derive(Clone, Debug)]
 pub struct PageCacheLayout {
+    /// Link-time addresses of `super_blocks` and `vmemmap_base`.
+    blocks: u64,
+    map: u64,
     block_list: Field,
     inodes: Field,
     fs_type: Field,
@@ -93,6 +96,8 @@ impl PageCacheLayout {
         let uid = inode("i_uid").ok();
         let members = [mapping, size, number, mode, links, aliases];
         Ok(PageCacheLayout {
+            blocks: profile.symbol("super_blocks")?,
+            map: profile.symbol("vmemmap_base")?,
             block_list: profile.field("super_block", "s_list")?,
             inodes: profile.field("super_block", "s_inodes")?,
             fs_type: profile.field("super_block", "s_type")?,
@@ -123,11 +128,7 @@ impl View<'_> {
             Ok(layout) => layout,
             Err(missing) => return Partial::unavailable(what, missing.clone()),
         };
-        let heads = (self.kernel().symbol("super_blocks"), self.kernel().symbol("vmemmap_base"));
-        let (blocks, map) = match heads {
-            (Ok(blocks), Ok(map)) => (blocks, map),
-            (Err(missing), _) | (_, Err(missing)) => return Partial::unavailable(what, missing),
-        };
+        let [blocks, map] = [layout.blocks, layout.map].map(|address| self.kernel().slid(address));
         let mut found = Partial::default();
         let Some(map) = found.ok(what, map, self.pointer(map)) else { return found };
         let blocks = self.list("super blocks", blocks);
@@ -157,7 +158,7 @@ impl View<'_> {
         let what = "page cache";
         let read = || -> Result<Partial<(u64, Gpa, u64)>, GapReason> {
             let layout = self.kernel().layouts.page_cache.as_ref().map_err(Clone::clone)?;
-            let map = self.pointer(self.kernel().symbol("vmemmap_base")?)?;
+            let map = self.pointer(self.kernel().slid(layout.map))?;
             let mapping = Gva(self.integer(owner, member(layout))?);
             let mut found = Partial::default();
             if !mapping.is_null() {

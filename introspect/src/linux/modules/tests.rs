@@ -8,6 +8,7 @@ fn bench() -> Bench {
     let missing = || ProfileError::NoType("left out".to_owned());
     let (state, list, name) = (number(0, 4), composite(8, 16), composite(24, 56));
     bench.layouts().modules = Ok(ModulesLayout {
+        first: Err(missing()),
         list,
         head: Span::of(&[state, list, name]),
         state,
