@@ -22,7 +22,7 @@ pub(super) const TAIL_BYTES: usize = 16;
 const PAGE_PAIRS: usize = PAGE_BYTES / 16;
 
 /// What stands for a region's content, its layout, and how it is scanned.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub(super) struct Fingerprint([u64; 2]);
 
 /// What stands for a window of a region and what its matches depend on.
@@ -48,6 +48,9 @@ pub(super) struct Surroundings<'p> {
 /// Words of 16 bytes: which pages there are and the two lengths, the tail before, the page, the head behind, rules.
 const WINDOW_PAIRS: usize = 2 + 1 + 2 + 2 + 2;
 
+/// What most regions are digested from fits in.
+const MESSAGE_BYTES: usize = 256;
+
 /// What multiplies, and its keys.
 type Keyed = (Carryless, Box<[carryless::Key; 2]>);
 
@@ -68,6 +71,15 @@ impl Digest for Fingerprint {
 impl Digest for WindowKey {
     fn mark(&self) -> u64 {
         self.0[0] ^ self.0[1]
+    }
+}
+
+impl Fingerprint {
+    /// The same for these circumstances only. Both are what a keyed hash says of different things: for any other pair the sum is the
+    /// same with a probability of 2⁻¹²⁸.
+    pub(super) fn within(self, circumstances: Fingerprint) -> Fingerprint {
+        let ([one, two], [other_one, other_two]) = (self.0, circumstances.0);
+        Fingerprint([one ^ other_one, two ^ other_two])
     }
 }
 
@@ -159,15 +171,14 @@ impl Digester {
         WindowKey([one as u64, (one >> 64) as u64, other as u64, (other >> 64) as u64])
     }
 
-    /// Makes a fingerprint that holds for certain circumstances only.
-    pub(super) fn within(&self, content: Fingerprint, circumstances: &[&[u8]]) -> Fingerprint {
-        let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
-        hasher.update(b"within");
-        content.0.iter().for_each(|half| _ = hasher.update(&half.to_le_bytes()));
-        for part in circumstances {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    /// What stands for circumstances, such as rules: see [`Fingerprint::within`].
+    pub(super) fn circumstances(&self, parts: &[&[u8]]) -> Fingerprint {
+        let mut message = b"within".to_vec();
+        for part in parts {
+            message.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            message.extend_from_slice(part);
         }
-        short(&hasher)
+        self.short(&message)
     }
 
     /// The fingerprint of a region, by where its runs lie and the digests of its pages.
@@ -177,16 +188,26 @@ impl Digester {
         runs: impl Iterator<Item = (u64, u64)>,
         pages: &[PageDigest],
     ) -> Fingerprint {
-        let mut hasher = blake3::Hasher::new_keyed(&self.region_key);
-        hasher.update(b"region").update(&[u8::from(layout.is_file)]);
-        for number in [layout.region_bytes(), layout.own_bytes] {
-            hasher.update(&number.to_le_bytes());
+        let mut message = Vec::with_capacity(MESSAGE_BYTES);
+        message.extend_from_slice(b"region");
+        message.push(layout.is_file.into());
+        let mut add = |number: u64| message.extend_from_slice(&number.to_le_bytes());
+        [layout.region_bytes(), layout.own_bytes].into_iter().for_each(&mut add);
+        runs.flat_map(|(offset, len)| [offset, len]).for_each(&mut add);
+        add(pages.len() as u64);
+        for list in pages.chunks(PAGE_PAIRS / 2) {
+            for half in nh(&self.list_key, list.iter().flat_map(|page| page.sums.whole)) {
+                message.extend_from_slice(&half.to_le_bytes());
+            }
         }
-        for (offset, len) in runs {
-            hasher.update(&offset.to_le_bytes()).update(&len.to_le_bytes());
-        }
-        self.update_pages(&mut hasher, pages);
-        short(&hasher)
+        self.short(&message)
+    }
+
+    fn short(&self, message: &[u8]) -> Fingerprint {
+        let digest = blake3::keyed_hash(&self.region_key, message);
+        let (words, _) = digest.as_bytes().as_chunks::<8>();
+        let word = |index: usize| words.get(index).map_or(0, |word| u64::from_le_bytes(*word));
+        Fingerprint([word(0), word(1)])
     }
 
     /// The digest of a page of [`PAGE_BYTES`]; of fewer bytes none that anything else has.
@@ -203,16 +224,6 @@ impl Digester {
         let mut whole = [0; PAGE_BYTES];
         whole.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
         self.page(&whole).sums.head == page.sums.head
-    }
-
-    /// Takes in how many pages there are, and a hash of their digests.
-    fn update_pages(&self, hasher: &mut blake3::Hasher, pages: &[PageDigest]) {
-        hasher.update(&(pages.len() as u64).to_le_bytes());
-        for list in pages.chunks(PAGE_PAIRS / 2) {
-            for half in nh(&self.list_key, list.iter().flat_map(|page| page.sums.whole)) {
-                hasher.update(&half.to_le_bytes());
-            }
-        }
     }
 }
 
@@ -281,12 +292,6 @@ fn is_zero(page: &[u8]) -> bool {
     let (blocks, rest) = page.as_chunks::<256>();
     let any = |block: &[u8]| block.iter().fold(0, |any, byte| any | byte);
     blocks.iter().all(|block| any(block) == 0) && any(rest) == 0
-}
-
-fn short(hasher: &blake3::Hasher) -> Fingerprint {
-    let mut halves = [[0; 8]; 2];
-    hasher.finalize_xof().fill(halves.as_flattened_mut());
-    Fingerprint(halves.map(u64::from_le_bytes))
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Frames {
     }
 
     /// Remembers a digest, where there is room and none before it.
-    pub(super) fn put(&mut self, frame: u64, digest: PageDigest) {
+    pub(super) fn put(&mut self, frame: u64, digest: &PageDigest) {
         let Some((chunk, at)) = place(frame).filter(|_| self.digests.len() < MAX_FRAMES) else { return };
         if self.places.len() <= chunk {
             self.places.resize_with(chunk.saturating_add(1), || None);
@@ -54,7 +54,7 @@ impl Frames {
         }
         let places = places.get_or_insert_with(|| Box::new([0; CHUNK]));
         if let Some(number) = places.get_mut(at).filter(|number| **number == 0) {
-            self.digests.push(digest);
+            self.digests.push(*digest);
             *number = u32::try_from(self.digests.len()).unwrap_or(0);
         }
     }
@@ -80,13 +80,13 @@ mod tests {
         let numbers = [0, 1, 1023, 1024, 5_000_000, END - 1];
         for number in numbers {
             assert_eq!(frames.get(number), None);
-            frames.put(number, digest(number));
-            frames.put(number, digest(7));
+            frames.put(number, &digest(number));
+            frames.put(number, &digest(7));
         }
         assert!(numbers.iter().all(|number| frames.get(*number) == Some(digest(*number))));
         assert_eq!((frames.get(2), frames.len()), (None, numbers.len()));
         for number in [END, u64::MAX] {
-            frames.put(number, digest(7));
+            frames.put(number, &digest(7));
             assert_eq!(frames.get(number), None);
         }
     }
@@ -95,10 +95,10 @@ mod tests {
     fn what_has_no_room_is_not_remembered() {
         let mut frames = Frames::default();
         let zeros = Digester::new().expect("random numbers").zeros();
-        (0..=MAX_FRAMES as u64).for_each(|number| frames.put(number, zeros));
+        (0..=MAX_FRAMES as u64).for_each(|number| frames.put(number, &zeros));
         assert_eq!((frames.len(), frames.get(MAX_FRAMES as u64)), (MAX_FRAMES, None));
         let mut frames = Frames::default();
-        (0..=MAX_CHUNKS as u64).for_each(|number| frames.put(number * CHUNK as u64, zeros));
+        (0..=MAX_CHUNKS as u64).for_each(|number| frames.put(number * CHUNK as u64, &zeros));
         assert_eq!(frames.len(), MAX_CHUNKS);
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Bench<'s> {
     pub(super) cache: Option<&'s ScanCache>,
     pub(super) keep: Option<&'s Keeper>,
     pub(super) seen: Seen,
+    /// The circumstances of regions of which rules ask no name.
+    pub(super) unnamed: Fingerprint,
     /// Threads that scan.
     pub(super) threads: usize,
     /// Regions that used up their budget.
@@ -67,7 +69,27 @@ enum Again {
     Not(Job),
 }
 
-impl Bench<'_> {
+impl<'s> Bench<'s> {
+    /// Rules alone, on one thread, with nothing known of any frame.
+    pub(super) fn new(
+        memory: &'s (dyn GuestMemory + Send + Sync),
+        rules: &'s Rules,
+        cache: Option<&'s ScanCache>,
+    ) -> Bench<'s> {
+        let unnamed = cache.map(|cache| cache.digester().circumstances(&[rules.digest()]));
+        Bench {
+            memory,
+            rules,
+            hashes: None,
+            cache,
+            keep: None,
+            seen: Seen::default(),
+            unnamed: unnamed.unwrap_or_default(),
+            threads: 1,
+            cut: AtomicU32::new(0),
+        }
+    }
+
     /// Scans a region, or puts it off until [`Bench::settle`]. `take` is given what came of it, or of regions before it.
     pub(super) fn judge(&self, job: Job, desk: &mut Desk, take: &mut dyn FnMut(Done)) {
         match self.known_again(job, desk) {
@@ -202,13 +224,15 @@ impl Bench<'_> {
 
     /// The verdict under which rules, and for a file under which names where rules ask for them.
     fn circumstances(&self, key: Fingerprint, job: &Job) -> Fingerprint {
-        let digest = self.rules.digest();
-        let Some(cache) = self.cache else { return key };
         let is_named = job.layout.is_file && self.rules.asks_for_names();
-        let names =
-            if is_named { job.externals.pairs().map(|(_, value)| value.as_bytes()) } else { [&[][..]; 4] };
-        let [name, path, extension, owner] = names;
-        cache.digester().within(key, &[digest, &[is_named.into()], name, path, extension, owner])
+        match self.cache.filter(|_| is_named) {
+            Some(cache) => {
+                let [name, path, extension, owner] = job.externals.pairs().map(|(_, value)| value.as_bytes());
+                let parts = [self.rules.digest(), name, path, extension, owner];
+                key.within(cache.digester().circumstances(&parts))
+            }
+            None => key.within(self.unnamed),
+        }
     }
 
     /// The verdict, from the cache or the engine, and the digest of the bytes where it is needed.

@@ -8,14 +8,12 @@ use super::content::Content;
 use super::engine::{Externals, Hit};
 use super::judge::Bench;
 use super::layout::{Layout, Part};
-use super::sketch::Seen;
 use super::walk::Job;
 use super::{RuleMatch, Rules};
 use crate::evidence::Pages;
 use crate::{Finding, Subject};
 use lynceus_introspect::{Gpa, GpaRange, GuestMemory};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, PoisonError};
 
 const PAGE: u64 = 4096;
@@ -131,16 +129,7 @@ pub(crate) fn rescan(
     let [filename, filepath, extension, owner] = region.names.clone();
     let externals = Externals { filename, filepath, extension, owner };
     let job = Job { index: 0, subject, externals, layout: region.layout()? };
-    let bench = Bench {
-        memory,
-        rules,
-        hashes: None,
-        cache: None,
-        keep: None,
-        seen: Seen::default(),
-        threads: 1,
-        cut: AtomicU32::new(0),
-    };
+    let bench = Bench::new(memory, rules, None);
     Ok(bench.whole(job, &mut Content::default()).found.items)
 }
 

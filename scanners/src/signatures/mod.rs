@@ -76,7 +76,6 @@ use lynceus_introspect::observe::Options;
 use lynceus_introspect::{GapReason, Partial};
 use serde::{Deserialize, Serialize};
 use sketch::Seen;
-use std::sync::atomic::AtomicU32;
 use walk::Walker;
 
 /// Name of the detector.
@@ -225,16 +224,7 @@ pub fn scan(
     // Worth reading a region before it is copied: verdicts of it, or pages of it that were searched elsewhere.
     let is_worth = |cache: &ScanCache| cache.knows_something() || rules.parts().is_some();
     let seen = cache.map_or_else(Seen::default, |cache| Seen::new(is_worth(cache)).expecting(cache.frames()));
-    let bench = Bench {
-        memory: &**guest.memory(),
-        rules,
-        hashes,
-        cache,
-        keep,
-        seen,
-        threads,
-        cut: AtomicU32::new(0),
-    };
+    let bench = Bench { hashes, keep, seen, threads, ..Bench::new(&**guest.memory(), rules, cache) };
     let (mut found, summary) = pool::run(&bench, progress, |hand_on| {
         let mut walker = Walker::new(guest, options, hand_on);
         walker.all(wanted.scope, wanted.path);

@@ -12,7 +12,7 @@ use super::tests::Flat;
 use crate::Finding;
 use lynceus_introspect::{Gpa, GpaRange, GuestMemory, ReadError};
 use proptest::prelude::*;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What wants a match and asks for nothing else, what reads bytes beside that or reaches far, what may hold without a match.
 const QUIET: &[&str] = &["inner", "plain", "broad", "jump", "all_of", "place", "short", "xored", "sized"];
@@ -85,8 +85,7 @@ fn found_by(
     layouts: &[Layout],
 ) -> (Vec<Finding>, usize) {
     let seen = Seen::new(cache.is_some());
-    let bench =
-        Bench { memory, rules, hashes: None, cache, keep: None, seen, threads, cut: AtomicU32::new(0) };
+    let bench = Bench { seen, threads, ..Bench::new(memory, rules, cache) };
     let (done, waited) = judged(&bench, layouts);
     (done.into_iter().flat_map(|done| done.found.items).collect(), waited)
 }

@@ -45,8 +45,6 @@ pub(super) struct Scratch {
     pages: Vec<Page>,
     /// Numbers of those of which nothing is known.
     missing: Vec<usize>,
-    /// Digests of frames that were read.
-    fresh: Vec<(u64, PageDigest)>,
     copies: Box<Copies>,
     /// Of each page; of a missing one that of zeros, until it is read.
     digests: Vec<PageDigest>,
@@ -103,9 +101,9 @@ impl Seen {
             return None;
         }
         scratch.read(memory, digester)?;
-        if !layout.is_unshared && !scratch.fresh.is_empty() {
+        if !layout.is_unshared && !scratch.missing.is_empty() {
             let mut frames = self.frames();
-            scratch.fresh.iter().for_each(|(frame, digest)| frames.put(*frame, *digest));
+            scratch.fresh().for_each(|(frame, digest)| frames.put(frame, digest));
         }
         let fingerprint = digester.region(layout, layout.runs().into_iter(), &scratch.digests);
         let present_bytes = layout.present_bytes();
@@ -125,7 +123,7 @@ impl Seen {
         let mut frames = self.frames();
         for (page, digest) in found.iter().zip(digests) {
             if let Page::Frame(frame) = page {
-                frames.put(*frame, *digest);
+                frames.put(*frame, digest);
             }
         }
     }
@@ -171,6 +169,14 @@ impl Scratch {
         &self.digests
     }
 
+    /// The frames that were missing, and their digests.
+    fn fresh(&self) -> impl Iterator<Item = (u64, &PageDigest)> {
+        self.missing.iter().filter_map(|index| match self.pages.get(*index)? {
+            Page::Frame(frame) => Some((*frame, self.digests.get(*index)?)),
+            Page::End(..) | Page::Zeros => None,
+        })
+    }
+
     /// Copies the first bytes of one of these pages; zeros where it ends before.
     pub(super) fn copy_page(&self, memory: &dyn GuestMemory, number: usize, bytes: &mut [u8]) -> Option<()> {
         let (at, len) = match *self.pages.get(number)? {
@@ -186,7 +192,6 @@ impl Scratch {
     /// Reads and digests what is missing; none where something of it cannot be read.
     fn read(&mut self, memory: &dyn GuestMemory, digester: &Digester) -> Option<()> {
         let most = (memory.step_bytes() >> 12).clamp(1, MAX_STEP_FRAMES);
-        self.fresh.clear();
         let mut left = self.missing.as_slice();
         while let Some((first, _)) = left.split_first() {
             let copies = &mut self.copies.0;
@@ -209,11 +214,7 @@ impl Scratch {
             let (these, rest) = left.split_at_checked(count)?;
             left = rest;
             for (index, copy) in these.iter().zip(copies) {
-                let digest = digester.page(copy);
-                *self.digests.get_mut(*index)? = digest;
-                if let Page::Frame(frame) = *self.pages.get(*index)? {
-                    self.fresh.push((frame, digest));
-                }
+                *self.digests.get_mut(*index)? = digester.page(copy);
             }
         }
         Some(())

@@ -14,7 +14,6 @@ use super::walk::Job;
 use crate::{Finding, Subject};
 use lynceus_introspect::{Gpa, Partial};
 use proptest::prelude::*;
-use std::sync::atomic::AtomicU32;
 
 pub(super) const PAGE: usize = 4096;
 pub(super) const FRAMES: usize = 24;
@@ -161,14 +160,9 @@ fn what_is_known_again_is_what_a_full_scan_finds() {
             write(&mut ram, writes);
             let memory = Flat::new(&ram);
             let bench = |cache, seen| Bench {
-                memory: &memory,
-                rules: &rules,
                 hashes: hashed.then_some(&hashes),
-                cache,
-                keep: None,
                 seen,
-                threads: 1,
-                cut: AtomicU32::new(0),
+                ..Bench::new(&memory, &rules, cache)
             };
             let (full, _) = found(&bench(None, Seen::default()), &layouts);
             // As it is, and once more: then all of it is known.

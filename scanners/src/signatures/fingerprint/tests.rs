@@ -67,7 +67,10 @@ fn counts(carryless: Option<Carryless>) {
     assert_ne!(first, of(&Layout { is_file: true, ..layout.clone() }, &[(0, 4096)]));
     assert_ne!(first, of(&Layout { own_bytes: 4096, ..layout.clone() }, &[(0, 4096)]));
     assert_eq!(first, of(&Layout { start: 8192, end: 16384, ..layout.clone() }, &[(0, 4096)]));
-    assert_ne!(one.within(first, &[b"ab", b"c"]), one.within(first, &[b"a", b"bc"]));
+    let within = |parts: &[&[u8]]| first.within(one.circumstances(parts));
+    assert_ne!(within(&[b"ab", b"c"]), within(&[b"a", b"bc"]));
+    assert_ne!(within(&[b"ab", b"c"]), first.within(other.circumstances(&[b"ab", b"c"])));
+    assert!([within(&[b"ab", b"c"]), within(&[])].iter().all(|here| *here != first));
 }
 
 /// NH promises nothing for what differs in length alone: everything that a window depends on has its place.
