@@ -270,14 +270,14 @@ fn boot(unpacked: &Path, image: &Path, folder: &Path) -> Result<(String, End)> {
 /// Tells what a machine says until it ends, and ends it where it would not.
 fn watch(qemu: &mut Child, console: &Path) -> Result<End> {
     let started = Instant::now();
-    let (mut told, mut heard) = (0, (0, started));
+    let (mut told, mut heard) = (0, started);
     while qemu.try_wait()?.is_none() {
+        let before = told;
         told = tell(console, told);
-        let len = fs::metadata(console).map_or(0, |about| about.len());
-        if len != heard.0 {
-            heard = (len, Instant::now());
+        if told != before {
+            heard = Instant::now();
         }
-        let end = match (started.elapsed() > LIMIT, heard.1.elapsed() > SILENCE) {
+        let end = match (started.elapsed() > LIMIT, heard.elapsed() > SILENCE) {
             (true, _) => End::TooLong,
             (_, true) => End::Hung,
             _ => {
