@@ -221,3 +221,25 @@ fn slot(at: Gpa) -> usize {
     let mixed = (at.0 >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     mixed as usize & RECENT_SLOTS.wrapping_sub(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_every_length_is_compared() {
+        for len in (0..=80).chain([CHUNK_BYTES]) {
+            let then: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            assert!(is_equal(&then, &then), "{len}");
+            for at in 0..len {
+                let mut now = then.clone();
+                if let Some(byte) = now.get_mut(at) {
+                    *byte ^= 1;
+                }
+                assert!(!is_equal(&now, &then), "{at} of {len}");
+            }
+            let shorter = then.get(1..).unwrap_or_default();
+            assert_eq!(is_equal(shorter, &then), len == 0, "{len}");
+        }
+    }
+}

@@ -5,8 +5,9 @@
 //! quarter of the time: for any two different pages of the guest's choice the 256 bits are equal with a probability of at most
 //! 2⁻¹²⁸ over the key. The same holds for the first bytes of a page, whose sums are kept beside those of all of it. Lists of such
 //! digests, 128 of them at a time, are hashed by NH with a second key, which adds as much once more; what comes of that, with where
-//! a region's runs lie, is digested by BLAKE3 with a third key to 128 bits. What a window's
-//! matches depend on has always as many words: it is hashed by NH with a key of its own, and all 256 bits of that are kept.
+//! a region's runs lie, is digested by BLAKE3 with a third key to 128 bits. So are the rules and names that a verdict holds for, by
+//! themselves, and the two are added. What a window's matches depend on has always as many words: it is hashed by NH with a key of its
+//! own, and all 256 bits of that are kept.
 //!
 //! *Trusts*: the host's random numbers. *Never*: shows a digest or a key to anybody: that is what NH's promise rests on.
 
