@@ -129,8 +129,8 @@ impl Digester {
         };
         let (page_key, list_key, window_key) = (key(), key(), key());
         let carryless = carryless.map(|carryless| {
-            let mut keys = Box::new([[0; PAGE_BYTES]; 2]);
-            keys.iter_mut().for_each(|key| stream.fill(key));
+            let mut keys: Box<[carryless::Key; 2]> = Box::default();
+            keys.iter_mut().for_each(|key| stream.fill(&mut key.0));
             (carryless, keys)
         });
         let sums = hash_page(&page_key, carryless.as_ref(), &[0; PAGE_BYTES]);
