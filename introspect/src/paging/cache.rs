@@ -1,7 +1,7 @@
 //! A software translation cache: two small direct-mapped tables, for one address space during one look.
 //!
 //! *Does*: remembers 4 KiB pages in one table, and in the other, by 2 MiB of virtual addresses, either a large page or
-//! the last-level table that maps them: a miss among small pages then costs one entry, not five.
+//! the last-level table that maps them: a miss among small pages then costs one entry, not five, and a range ([`super::Pages`]) one table.
 //! *Trusts*: that the tables may be taken as still during a look; whoever looks at a running guest validates what was
 //! read (see [`crate::observe`]), the entries among it.
 //! *Never*: locks, allocates, or remembers that something is not mapped.

@@ -1,7 +1,7 @@
 //! What a range of virtual addresses maps, in order, without asking for every page.
 //!
-//! *Does*: reads each table once and only the entries that the range needs, skips what is not present, joins pages that
-//! are neighbours both ways.
+//! *Does*: reads each table once and only the entries that the range needs, from the last-level table on where the address space
+//! remembers that one, skips what is not present, joins pages that are neighbours both ways.
 //! *Trusts*: nothing. *Never*: reads more entries than it was allowed: one page mapped to terabytes, or a table
 //! that names itself, ends early, and [`Visited::cut`] says so.
 
