@@ -7,6 +7,7 @@
 
 use super::walk::{Step, step};
 use super::{Access, Cache, Level, Mode, Root, TranslateError};
+use crate::addr::PAGE_BYTES;
 use crate::{Gpa, GuestMemory, Gva};
 
 /// Entries that any sane address space of a guest of some 16 GiB stays below, at 4 KiB a page.
@@ -56,7 +57,6 @@ pub struct Pages<'m> {
 }
 
 /// A table under way.
-#[derive(Clone, Copy)]
 struct Table {
     level: Level,
     /// The address, without sign extension, that the next entry maps.
@@ -144,27 +144,16 @@ impl<'m> Pages<'m> {
         self.stack.push(Table { level, at, first, next: first });
     }
 
-    /// The entry there, and where the one behind it is.
-    fn entry(&self, at: usize) -> Option<(u64, usize)> {
-        let rest = self.entries.get(at..)?;
-        let size = self.mode.entry_bytes();
-        let entry = match size {
-            4 => u32::from_le_bytes(*rest.first_chunk()?).into(),
-            _ => u64::from_le_bytes(*rest.first_chunk()?),
-        };
-        Some((entry, at.saturating_add(size)))
-    }
-
     /// The next page or part of one that lies in the range.
     fn next_piece(&mut self) -> Option<Run> {
         loop {
-            let Table { level: here, at, first, next } = *self.stack.last()?;
-            let Some((entry, behind)) = self.entry(next) else {
-                self.entries.truncate(first);
+            let table = self.stack.last_mut()?;
+            let (here, at) = (table.level, table.at);
+            let Some((entry, behind)) = entry(&self.entries, self.mode, table.next) else {
+                self.entries.truncate(table.first);
                 self.stack.pop();
                 continue;
             };
-            let table = self.stack.last_mut()?;
             table.next = behind;
             table.at = at.wrapping_add(1 << self.mode.shift(here.level));
             match step(self.memory, self.mode, here, entry) {
@@ -184,11 +173,22 @@ impl<'m> Pages<'m> {
     }
 }
 
-/// What the entries for a range take where each table has all that it needs: one of each table above the last, and of that all pages.
+/// The entry there, and where the one behind it is.
+fn entry(entries: &[u8], mode: Mode, at: usize) -> Option<(u64, usize)> {
+    let rest = entries.get(at..)?;
+    let size = mode.entry_bytes();
+    let entry = match size {
+        4 => u32::from_le_bytes(*rest.first_chunk()?).into(),
+        _ => u64::from_le_bytes(*rest.first_chunk()?),
+    };
+    Some((entry, at.saturating_add(size)))
+}
+
+/// What the entries for a range take that lies in one last-level table, which is a page: one for each page that it touches, and one of
+/// each table above.
 fn expected_bytes(first: u64, last: u64) -> usize {
-    const TABLE_BYTES: u64 = 4096;
-    let pages = last.saturating_sub(first) / 4096;
-    usize::try_from(pages.saturating_mul(8).min(TABLE_BYTES)).unwrap_or(0).saturating_add(6 * 8)
+    let own = (last.saturating_sub(first) / PAGE_BYTES).saturating_mul(8).min(PAGE_BYTES);
+    usize::try_from(own).unwrap_or(0).saturating_add(6 * 8)
 }
 
 impl Iterator for Pages<'_> {
